@@ -1,0 +1,9 @@
+"""The closed lists of names a user may write. No heavy imports, so that `--help` can show them at once."""
+
+MODELS = ("fcn", "cnn", "st-fcn", "st-cnn")
+TRANSFORMS = ("attention", "similarity", "affine", "projective", "tps")
+DISTORTIONS = ("none", "R", "RTS", "P", "E")
+DATASETS = ("digits", "mnist")
+RECIPES = ("quick", "paper")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "float32", "bf16")
