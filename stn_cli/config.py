@@ -1,0 +1,260 @@
+"""The schema of a run: every setting, its range, its default. Frozen, complete, unknown keys refused."""
+
+import unicodedata
+from typing import Annotated, Any, Literal, Self, cast
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from stn_cli.names import DATASETS
+
+
+def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"the lower bound {bounds[0]:g} lies above the upper bound {bounds[1]:g}")
+    return bounds
+
+
+def _with_canonical_kind(section: Any) -> Any:
+    """Let the kind be written in any case, and a missing one be R."""
+    if not isinstance(section, dict):
+        return section
+    given = cast("dict[str, Any]", section)
+    kind = given.get("kind", "R")
+    return given | {
+        "kind": (kind.lower() if kind.lower() == "none" else kind.upper()) if isinstance(kind, str) else kind
+    }
+
+
+def _canonical_dataset(name: Any) -> Any:
+    """Let MNIST be mnist, and leave the case of a folder alone."""
+    return name.lower() if isinstance(name, str) and name.lower() in DATASETS else name
+
+
+def _writable(text: str) -> str:
+    if not text or any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+        raise ValueError("is empty or holds a control character, which no file name or YAML keeps")
+    return text
+
+
+def _require_nothing(schema: dict[str, Any]) -> None:
+    """Keep editors that check a config against the JSON schema from asking for what the recipe gives."""
+    schema.pop("required", None)
+
+
+Ordered = AfterValidator(_ordered)
+Angle = Annotated[float, Field(ge=-360, le=360)]
+Factor = Annotated[float, Field(ge=0.05, le=4)]
+Degrees = Annotated[tuple[Angle, Angle], Ordered, Field(description="lowest and highest, clockwise on the screen")]
+Scale = Annotated[tuple[Factor, Factor], Ordered, Field(description="lowest and highest, relative to the original")]
+Canvas = Annotated[int, Field(ge=8, le=512, description="side of the distorted image in pixels")]
+LowerName = BeforeValidator(lambda name: name.lower() if isinstance(name, str) else name)
+Text = Annotated[str, AfterValidator(_writable)]
+DatasetName = BeforeValidator(_canonical_dataset)
+
+# What a recipe sets where the user says nothing. `paper` is section 4.1 and appendix A.4 as stated (S), except for the
+# momentum, which is not stated (R). `quick` is for people with minutes.
+RECIPES: dict[str, dict[str, Any]] = {
+    "quick": {
+        "epochs": 12,
+        "batch_size": 128,
+        "learning_rate": 0.1,
+        "schedule": "one-cycle",
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 5e-4,
+        "clip_norm": 1.0,
+        "localisation_rate": 0.1,
+    },
+    "paper": {
+        "iterations": 150_000,
+        "batch_size": 256,
+        "learning_rate": 0.01,
+        "schedule": "step",
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 0.0,
+        "clip_norm": None,
+        "localisation_rate": 1.0,
+    },
+}
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, finite numbers only, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, json_schema_extra=_require_nothing)
+
+
+class DataConfig(Section):
+    """Which images."""
+
+    dataset: Annotated[Text, DatasetName] = Field(
+        "digits", description="digits, mnist, or a folder that `stn distort-dataset` wrote"
+    )
+    data_dir: Text | None = Field(None, description="where datasets lie; else STN_DATA, else ./data")
+    offline: bool = Field(False, description="never download")
+    validation: float = Field(0.05, ge=0, le=0.5, description="share of the training images held out to choose `best`")
+
+
+class NoDistortion(Section):
+    """Images as they are."""
+
+    kind: Literal["none"] = "none"
+
+
+class RConfig(Section):
+    """R: rotation."""
+
+    kind: Literal["R"] = "R"
+    canvas: Canvas = 28
+    rotation: Degrees = (-90.0, 90.0)
+
+
+class RTSConfig(Section):
+    """RTS: rotation, scale and a random place."""
+
+    kind: Literal["RTS"] = "RTS"
+    canvas: Canvas = 42
+    rotation: Degrees = (-45.0, 45.0)
+    scale: Scale = (0.7, 1.2)
+
+
+class PConfig(Section):
+    """P: projective."""
+
+    kind: Literal["P"] = "P"
+    canvas: Canvas = 28
+    scale: Scale = (0.75, 1.0)
+    corner_sigma: float = Field(5.0, ge=0, le=100, description="pixels")
+
+
+class EConfig(Section):
+    """E: elastic, a thin plate spline with 16 control points."""
+
+    kind: Literal["E"] = "E"
+    canvas: Canvas = 28
+    scale: Scale = (0.75, 1.0)
+    control_point_sigma: float = Field(1.5, ge=0, le=100, description="pixels")
+
+
+DistortionConfig = Annotated[
+    NoDistortion | RConfig | RTSConfig | PConfig | EConfig,
+    Field(discriminator="kind"),
+    BeforeValidator(_with_canonical_kind),
+]
+
+
+class ModelConfig(Section):
+    """Which network."""
+
+    name: Annotated[Literal["fcn", "cnn", "st-fcn", "st-cnn"], LowerName] = Field(
+        "st-cnn", description="the classifier, st- with a spatial transformer before it"
+    )
+    transform: Annotated[Literal["attention", "similarity", "affine", "projective", "tps"] | None, LowerName] = Field(
+        None, description="of st-fcn and st-cnn, affine unless said otherwise"
+    )
+    parameters: int = Field(
+        400_000, ge=1_000, le=100_000_000, description="learnable parameters the width is solved for"
+    )
+    pool: int | None = Field(
+        None,
+        ge=1,
+        le=8,
+        description="average pooling after the warp; else 2 for inputs of 40 pixels or more, as for RTS",
+    )
+
+    @property
+    def has_transformer(self) -> bool:
+        """Whether the network begins with a spatial transformer."""
+        return self.name.startswith("st-")
+
+    @model_validator(mode="after")
+    def _transform_fits(self) -> Self:
+        if self.has_transformer and self.transform is None:
+            object.__setattr__(self, "transform", "affine")
+        if not self.has_transformer and self.transform is not None:
+            raise ValueError(f"{self.name} has no transformer, so no transform {self.transform}; use st-{self.name}")
+        return self
+
+
+class TrainConfig(Section):
+    """How it is trained. A recipe gives every value that is not set."""
+
+    recipe: Annotated[Literal["quick", "paper"], LowerName] = Field("quick", description="gives what is not set")
+    epochs: float | None = Field(None, gt=0, le=100_000, description="passes over the training images")
+    iterations: int | None = Field(None, ge=1, le=100_000_000, description="steps; instead of epochs")
+    batch_size: int = Field(ge=1, le=65_536, description="images per step")
+    learning_rate: float = Field(gt=0, le=100, description="the highest of the schedule")
+    schedule: Annotated[Literal["one-cycle", "step"], LowerName] = Field(
+        description="step: ÷10 after each third, the paper's every 50k of 150k"
+    )
+    momentum: float = Field(ge=0, lt=1, description="of stochastic gradient descent")
+    nesterov: bool = Field(description="look ahead along the momentum")
+    weight_decay: float = Field(ge=0, le=1, description="pull of the weights towards zero")
+    clip_norm: float | None = Field(gt=0, le=1e6, description="largest norm of the whole gradient")
+    localisation_rate: float = Field(ge=0, le=100, description="learning rate of localisation networks, as a factor")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_recipe(cls, section: Any) -> Any:
+        if not isinstance(section, dict):
+            return section
+        given = cast("dict[str, Any]", section)
+        recipe = str(given.get("recipe", "quick")).lower()
+        length = {"epochs", "iterations"}
+        given = {k: v for k, v in given.items() if not (k in length and v is None)}
+        defaults = RECIPES.get(recipe, RECIPES["quick"])
+        return {k: v for k, v in defaults.items() if not (k in length and length & given.keys())} | given
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.iterations is None):
+            raise ValueError("set either epochs or iterations")
+        return self
+
+
+class RuntimeConfig(Section):
+    """Where it runs."""
+
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], LowerName] = Field(
+        "auto", description="auto takes the fastest there is"
+    )
+    precision: Annotated[Literal["auto", "float32", "bf16"], LowerName] = Field(
+        "auto", description="of the classifier; geometry is always float32"
+    )
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; else what PyTorch takes")
+
+
+class LogConfig(Section):
+    """What is written while it runs."""
+
+    every: int = Field(50, ge=1, le=1_000_000, description="steps between two lines of metrics")
+    evaluations: int = Field(12, ge=1, le=100_000, description="evenly spaced over the run, the last at its end")
+    images: int = Field(20, ge=0, le=256, description="fixed test images shown with their warps at every evaluation")
+
+
+class RunConfig(Section):
+    """One run, from the data to the log."""
+
+    name: Text | None = Field(None, description="of the run's folder; else made from the settings")
+    runs_dir: Text = Field("runs", description="where the folders of runs lie")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="of weights, order, distortions and dropout")
+    data: DataConfig = DataConfig()  # pyright: ignore[reportCallIssue] - pydantic's positional defaults
+    distortion: DistortionConfig = RConfig()  # pyright: ignore[reportCallIssue]
+    model: ModelConfig = ModelConfig()  # pyright: ignore[reportCallIssue]
+    train: TrainConfig = Field(default_factory=lambda: TrainConfig.model_validate({}))
+    runtime: RuntimeConfig = RuntimeConfig()  # pyright: ignore[reportCallIssue]
+    log: LogConfig = LogConfig()  # pyright: ignore[reportCallIssue]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_second_distortion(cls, run: Any) -> Any:
+        """A folder holds distorted images already: unless asked for, nothing is distorted again."""
+        if not isinstance(run, dict):
+            return run
+        given = cast("dict[str, Any]", run)
+        data = given.get("data")
+        dataset = cast("dict[str, Any]", data).get("dataset") if isinstance(data, dict) else None
+        if dataset is not None and _canonical_dataset(dataset) not in DATASETS and "distortion" not in given:
+            return given | {"distortion": {"kind": "none"}}
+        return given
