@@ -1,0 +1,35 @@
+"""What a dataset is: two splits of uint8 images with integer targets."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and their targets.
+
+    `images`: uint8, 0 is the background, [N, C, H, W]. `targets`: class indices, int64, [N].
+    """
+
+    images: UInt8[Tensor, "n channels height width"]
+    targets: Int64[Tensor, "n"]
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of every image."""
+        return self.images.shape[2], self.images.shape[3]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset by name: its training and test split and the names of its classes."""
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
