@@ -1,0 +1,51 @@
+"""Localisation networks: image → θ (section 3.1, appendix A.4)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def theta_layer(in_features: int, identity: Float[Tensor, "parameters"]) -> nn.Linear:
+    """Return the last layer of a localisation network: zero weights, and a bias that gives the identity (section 3)."""
+    layer = nn.Linear(in_features, len(identity))
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.bias.copy_(identity)
+    return layer
+
+
+def fully_connected_localisation(
+    channels: int, in_size: tuple[int, int], identity: Float[Tensor, "parameters"]
+) -> nn.Sequential:
+    """Return the localisation network of ST-FCN: three fully connected layers of 32 units, then θ."""
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(channels * in_size[0] * in_size[1], 32),
+        nn.ReLU(),
+        nn.Linear(32, 32),
+        nn.ReLU(),
+        nn.Linear(32, 32),
+        nn.ReLU(),
+        theta_layer(32, identity),
+    )
+
+
+def convolutional_localisation(
+    channels: int, in_size: tuple[int, int], identity: Float[Tensor, "parameters"]
+) -> nn.Sequential:
+    """Return the localisation network of ST-CNN.
+
+    The input downsampled 2× (by averaging, R), two convolutions of 20 5×5 filters with max-pooling by 2 between, a
+    fully connected layer of 20 units, then θ. Inputs of 28 pixels or more.
+    """
+    features = nn.Sequential(
+        nn.AvgPool2d(2),
+        nn.Conv2d(channels, 20, 5),
+        nn.MaxPool2d(2),
+        nn.ReLU(),  # after the pooling: the two commute, and a quarter of the values is left
+        nn.Conv2d(20, 20, 5),
+        nn.ReLU(),
+        nn.Flatten(),
+    )
+    height, width = ((side // 2 - 4) // 2 - 4 for side in in_size)
+    return nn.Sequential(features, nn.Linear(20 * height * width, 20), nn.ReLU(), theta_layer(20, identity))
