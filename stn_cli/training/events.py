@@ -1,0 +1,56 @@
+"""What a training run tells whoever watches it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stn_cli.training.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Started:
+    """The run has its folder; training begins after `step` of `total` steps."""
+
+    run: Path
+    parameters: int
+    widths: tuple[int, ...]
+    step: int
+    total: int
+    runtime: Runtime
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Means over the steps since the last such event."""
+
+    step: int
+    loss: float
+    error_percent: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Validated:
+    """An evaluation on the held-out training images."""
+
+    step: int
+    error_percent: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end; `summary` is what summary.json holds."""
+
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A signal came; everything up to `step` is saved."""
+
+    run: Path
+    signal: int
+    step: int
+
+
+Event = Started | Trained | Validated | Finished | Interrupted

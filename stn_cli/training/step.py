@@ -1,0 +1,80 @@
+"""One training step: forward, loss, backward, update; the counts stay on the device."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from stn_cli.config import TrainConfig
+from stn_cli.datasets.loader import Batch
+from stn_cli.models.network import Network
+from stn_cli.training.optimiser import learning_rate, set_learning_rate
+from stn_cli.training.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Means over the steps since the last reading."""
+
+    loss: float
+    error_percent: float
+    gradient_norm: float
+    skipped: int
+
+
+class TrainStep:
+    """The body of the training loop.
+
+    A step whose loss or gradient is not finite is skipped on the device, without a transfer, and counted: the weights
+    stay finite, and the loop learns of it when it reads the counts.
+    """
+
+    def __init__(
+        self, network: Network, optimiser: torch.optim.SGD, config: TrainConfig, total: int, runtime: Runtime
+    ) -> None:
+        self._network = network
+        self._optimiser = optimiser
+        self._config = config
+        self._total = total
+        self._runtime = runtime
+        self._parameters = list(network.parameters())
+        # steps, loss, wrong, images, gradient norm, skipped steps
+        self.counts = torch.zeros(6, device=runtime.device)
+
+    def __call__(self, batch: Batch, step: int) -> None:
+        """Train on one batch as step `step`, counted from 0."""
+        set_learning_rate(self._optimiser, learning_rate(self._config, step, self._total))
+        images = batch.images.contiguous(memory_format=self._runtime.memory_format)
+        with self._runtime.autocast():
+            output = self._network(images)
+            loss = cross_entropy(output.logits, batch.targets)
+        self._optimiser.zero_grad()
+        loss.backward()
+        norm = self._clip()
+        skip = (~torch.isfinite(norm + loss.detach())).float()
+        # The fused kernel leaves weights and momentum alone where this is 1 (as torch.amp.GradScaler uses it).
+        self._optimiser.found_inf = skip  # pyright: ignore[reportAttributeAccessIssue]
+        self._optimiser.step()
+        with torch.no_grad():
+            wrong = (output.logits.argmax(dim=1) != batch.targets).sum()
+            images_seen = norm.new_tensor(len(batch.targets))
+            self.counts += torch.stack([torch.ones_like(norm), loss.detach(), wrong, images_seen, norm, skip])
+
+    @property
+    def skipped(self) -> Tensor:
+        """Number of steps skipped since the last reading, on the device."""
+        return self.counts[5]
+
+    def read(self) -> Progress:
+        """Return the means since the last reading and start anew. The one transfer from the device."""
+        steps, loss, wrong, images, norm, skipped = self.counts.tolist()
+        self.counts.zero_()
+        return Progress(loss / steps, 100 * wrong / images, norm / steps, int(skipped))
+
+    def _clip(self) -> Tensor:
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self._config.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, self._config.clip_norm, norm)
+        return norm

@@ -1,0 +1,64 @@
+import signal
+import threading
+
+import pytest
+
+from stn_cli.training.interruption import Interruption
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def handlers() -> list[object]:
+    return [signal.getsignal(number) for number in SIGNALS]
+
+
+@pytest.fixture
+def _own_handlers():
+    """As a program has them that does something of its own at a signal."""
+
+    def act(number: int, _: object) -> None:
+        raise InterruptedError(number)
+
+    before = {number: signal.signal(number, act) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_own_handlers")
+@pytest.mark.parametrize("first", SIGNALS)
+@pytest.mark.parametrize("second", SIGNALS)
+def test_the_first_signal_is_noted_and_the_second_acts(first: int, second: int) -> None:
+    before = handlers()
+    with Interruption() as interruption:
+        assert interruption.signal is None
+        signal.raise_signal(first)
+        assert interruption.signal == first
+        with pytest.raises(InterruptedError, match=str(int(second))):
+            signal.raise_signal(second)
+        assert interruption.signal == first
+    assert handlers() == before
+
+
+@pytest.mark.usefixtures("_own_handlers")
+def test_handlers_come_back_whether_it_ends_well_or_not() -> None:
+    before = handlers()
+    with Interruption():
+        assert not any(now is then for now, then in zip(handlers(), before, strict=True))
+    assert handlers() == before
+    with pytest.raises(ZeroDivisionError), Interruption():
+        _ = 1 / 0
+    assert handlers() == before
+
+
+def test_in_another_thread_nothing_is_touched() -> None:
+    before, found = handlers(), []
+
+    def work() -> None:
+        with Interruption() as interruption:
+            found.append((interruption.signal, handlers() == before))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [(None, True)]

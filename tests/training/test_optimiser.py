@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+from stn_cli.config import ModelConfig, TrainConfig
+from stn_cli.models.build import InputSpec, build_model
+from stn_cli.models.network import Network
+from stn_cli.training.optimiser import build_optimiser, learning_rate, set_learning_rate
+
+SPEC = InputSpec(channels=1, height=28, width=28, classes=10, mean=(0.1,), std=(0.3,))
+
+
+def recipe(name: str, **settings) -> TrainConfig:
+    return TrainConfig.model_validate({"recipe": name, **settings})
+
+
+def network(name: str) -> Network:
+    return build_model(ModelConfig(name=name, parameters=30_000), SPEC, 0)
+
+
+def test_the_papers_rate_is_divided_by_ten_every_50k_of_150k_iterations() -> None:
+    config = recipe("paper")
+    assert config.iterations == 150_000
+    for steps, rate in (((0, 1, 49_999), 0.01), ((50_000, 99_999), 0.001), ((100_000, 149_999), 0.0001)):
+        for step in steps:
+            assert learning_rate(config, step, 150_000) == pytest.approx(rate, rel=1e-12)
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 4, 7, 100])
+def test_steps_are_thirds_of_any_run(total: int) -> None:
+    rates = [learning_rate(recipe("paper"), step, total) for step in range(total)]
+    expected = [0.01 if 3 * step < total else 0.001 if 3 * step < 2 * total else 0.0001 for step in range(total)]
+    assert rates == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("total", [5, 6, 50, 1000])
+def test_one_cycle_rises_to_one_peak_and_falls_to_nearly_nothing(total: int) -> None:
+    config = recipe("quick", learning_rate=0.3)
+    rates = [learning_rate(config, step, total) for step in range(total)]
+    peak = rates.index(max(rates))
+    assert rates[0] == pytest.approx(0.03)
+    assert rates[peak] == 0.3
+    assert rates.count(0.3) == 1
+    assert peak == round(total / 5)
+    assert rates[: peak + 1] == sorted(set(rates[: peak + 1]))
+    assert rates[peak:] == sorted(set(rates[peak:]), reverse=True)
+    assert 0 < rates[-1] <= 0.3 * (2 / total) ** 2  # the cosine ends like a parabola: (π / 4 / 0.8)² = 3.9 / 4
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "step"])
+def test_the_shortest_runs_have_rates_too(schedule: str) -> None:
+    for total in (1, 2, 3):
+        rates = [learning_rate(recipe("quick", schedule=schedule), step, total) for step in range(total)]
+        assert all(0 < rate <= 0.1 for rate in rates)
+
+
+@pytest.mark.parametrize("name", ["fcn", "st-fcn", "st-cnn"])
+def test_every_weight_is_in_one_group_and_localisation_networks_have_their_own_rate(name: str) -> None:
+    made = network(name)
+    optimiser = build_optimiser(made, recipe("quick", localisation_rate=0.01))
+    grouped = [p for group in optimiser.param_groups for p in group["params"]]
+    assert {id(p) for p in grouped} == {id(p) for p in made.parameters()}
+    assert len(grouped) == len(list(made.parameters()))
+    set_learning_rate(optimiser, 0.5)
+    localisation = [] if made.transformer is None else list(made.transformer.localisation.parameters())
+    for group in optimiser.param_groups:
+        special = [any(p is q for q in localisation) for p in group["params"]]
+        assert all(special) or not any(special)
+        assert group["lr"] == pytest.approx(0.005 if special[0] else 0.5)
+
+
+def test_it_is_configured_as_said() -> None:
+    optimiser = build_optimiser(network("cnn"), recipe("quick", momentum=0.8, nesterov=True, weight_decay=0.25))
+    assert isinstance(optimiser, torch.optim.SGD)
+    assert {key: optimiser.defaults[key] for key in ("momentum", "nesterov", "weight_decay", "dampening")} == {
+        "momentum": 0.8,
+        "nesterov": True,
+        "weight_decay": 0.25,
+        "dampening": 0,
+    }
