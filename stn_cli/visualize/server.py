@@ -1,0 +1,49 @@
+"""TensorBoard on loopback."""
+
+import socket
+from pathlib import Path
+
+from stn_cli.errors import ResourceError
+
+HOST = "127.0.0.1"
+FIRST_PORT = 6006
+PORTS_TRIED = 100
+
+
+def free_port(first: int = FIRST_PORT) -> int:
+    """Return the first port from `first` on that nobody listens on.
+
+    Raises:
+        ResourceError: a hundred ports in a row are taken.
+    """
+    ports = range(first, min(first + PORTS_TRIED, 2**16))
+    for port in ports:
+        with socket.socket() as probe:
+            if probe.connect_ex((HOST, port)) != 0:
+                return port
+    raise ResourceError(f"the ports {first} to {ports.stop - 1} are taken", "Choose another with --port.")
+
+
+def start_tensorboard(folder: Path, first: int = FIRST_PORT) -> str:
+    """Start TensorBoard on a folder in a background thread, on loopback alone; return its address.
+
+    `first`: the port, or the one after which the next free one is taken.
+
+    Raises:
+        ResourceError: there is no such port to be had.
+    """
+    from tensorboard import program
+
+    port = free_port(first)
+    while True:
+        server = program.TensorBoard()
+        # No --load_fast: its process would outlive a kill of ours, and the events of one run are read in a moment.
+        server.configure(
+            argv=["tensorboard", "--logdir", str(folder), "--host", HOST, "--port", str(port), "--load_fast", "false"]
+        )
+        try:
+            return server.launch()
+        except (program.TensorBoardServerException, SystemExit) as error:  # Werkzeug exits where it cannot bind
+            failed, port = port, free_port(port)
+            if port == failed:  # not taken by another in the meantime
+                raise ResourceError(f"TensorBoard cannot open the port {port}", "Choose another --port.") from error
