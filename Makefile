@@ -21,7 +21,6 @@ format: .venv/installed-test
 
 bench: .venv/installed-test
 	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/distortions.py
 	$(BIN)/python benchmarks/errors.py
 
 clean:
@@ -31,9 +30,9 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/installed: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --editable .
 	touch $@
 
 .venv/installed-test: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --editable '.[test]'
 	touch $@ .venv/installed
