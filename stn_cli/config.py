@@ -89,7 +89,7 @@ class DataConfig(Section):
     """Which images."""
 
     dataset: Annotated[Text, DatasetName] = Field(
-        "digits", description="digits, mnist, or a folder that `stn distort-dataset` wrote"
+        "digits", description="a name, or a folder: what `stn distort-dataset` wrote, IDX files, or images by class"
     )
     data_dir: Text | None = Field(None, description="where datasets lie; else STN_DATA, else ./data")
     offline: bool = Field(False, description="never download")
@@ -174,6 +174,8 @@ class ModelConfig(Section):
             object.__setattr__(self, "transform", "affine")
         if not self.has_transformer and self.transform is not None:
             raise ValueError(f"{self.name} has no transformer, so no transform {self.transform}; use st-{self.name}")
+        if not self.has_transformer and self.pool is not None:
+            raise ValueError(f"{self.name} has no transformer, so no pooling after its warp; use st-{self.name}")
         return self
 
 
@@ -228,7 +230,7 @@ class RuntimeConfig(Section):
 class LogConfig(Section):
     """What is written while it runs."""
 
-    every: int = Field(50, ge=1, le=1_000_000, description="steps between two lines of metrics")
+    every: int = Field(50, ge=1, le=10_000, description="steps between two lines of metrics")
     evaluations: int = Field(12, ge=1, le=100_000, description="evenly spaced over the run, the last at its end")
     images: int = Field(20, ge=0, le=256, description="fixed test images shown with their warps at every evaluation")
 

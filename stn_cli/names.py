@@ -3,7 +3,20 @@
 MODELS = ("fcn", "cnn", "st-fcn", "st-cnn")
 TRANSFORMS = ("attention", "similarity", "affine", "projective", "tps")
 DISTORTIONS = ("none", "R", "RTS", "P", "E")
-DATASETS = ("digits", "mnist")
+DATASETS = (
+    "digits",
+    "mnist",
+    "fashion-mnist",
+    "kmnist",
+    "emnist-balanced",
+    "emnist-byclass",
+    "emnist-bymerge",
+    "emnist-letters",
+    "emnist-digits",
+    "emnist-mnist",
+    "qmnist",
+    "qmnist-50k",
+)
 RECIPES = ("quick", "paper")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bf16")

@@ -23,7 +23,17 @@ MEANING = {
     "P": "projective: scale 0.75 to 1, corners moved by N(0, 5 px)",
     "E": "elastic: scale 0.75 to 1, 16 control points moved by N(0, 1.5 px)",
     "digits": "UCI handwritten digits, 1,797 images of 10 classes, embedded",
-    "mnist": "MNIST, 70,000 images of 10 classes, downloaded at first use",
+    "mnist": "MNIST, 60,000 + 10,000 images of 10 classes; like all below downloaded at first use",
+    "fashion-mnist": "clothes, 60,000 + 10,000, 10 classes",
+    "kmnist": "cursive hiragana, 60,000 + 10,000, 10 classes",
+    "emnist-balanced": "digits and letters, 112,800 + 18,800, 47 classes (one download of 562 MB for all emnist-*)",
+    "emnist-byclass": "digits and letters, 697,932 + 116,323, 62 classes",
+    "emnist-bymerge": "the same images, 47 classes",
+    "emnist-letters": "letters, 124,800 + 20,800, 26 classes",
+    "emnist-digits": "digits, 240,000 + 40,000, 10 classes",
+    "emnist-mnist": "digits, 60,000 + 10,000, 10 classes",
+    "qmnist": "MNIST's digits prepared anew, 60,000 + MNIST's 10,000 test digits",
+    "qmnist-50k": "the same training images, and the 50,000 test digits that MNIST left out",
 }
 
 

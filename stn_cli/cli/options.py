@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stn_cli.names import DATASETS, DEVICES, DISTORTIONS, MODELS, PRECISIONS, RECIPES, TRANSFORMS
+from stn_cli.names import DEVICES, DISTORTIONS, MODELS, PRECISIONS, RECIPES, TRANSFORMS
 
-Dataset = Annotated[str | None, typer.Option(help=f"{', '.join(DATASETS)}, or a folder from distort-dataset.")]
+Dataset = Annotated[str | None, typer.Option(help="A name (see `stn list datasets`), or a folder of images.")]
 Distortion = Annotated[str | None, typer.Option(help=f"{', '.join(DISTORTIONS)}.")]
 Model = Annotated[str | None, typer.Option(help=f"{', '.join(MODELS)}.")]
 Transform = Annotated[str | None, typer.Option(help=f"{', '.join(TRANSFORMS)}.")]

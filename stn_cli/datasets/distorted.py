@@ -33,6 +33,7 @@ MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
 PREVIEW = "preview.png"
 SCHEMA = 1
+MOST_CLASSES = 256  # in IDX labels of one byte
 FILES = {"train": "train", "test": "t10k"}  # our splits → torchvision's file names
 AGAIN = "Remove the folder, then run `stn distort-dataset` again."
 CHUNK = 1024  # images distorted at once; bounds the memory to about 100 MB
@@ -59,6 +60,11 @@ def write_distorted(source: Source, distortion: Distortion, recipe: Recipe, fold
     if source.train.images.shape[1] != 1:
         raise UsageError(
             f"{source.name} is in colour", "Choose a grey dataset: torchvision's IDX files have no colour."
+        )
+    if len(source.classes) > MOST_CLASSES:
+        raise UsageError(
+            f"{source.name} has {len(source.classes)} classes, a label file has room for {MOST_CLASSES}",
+            "Choose another dataset.",
         )
     _refuse_other_content(folder, recipe)
     with alone(folder / MANIFEST):

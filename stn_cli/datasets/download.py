@@ -1,4 +1,4 @@
-"""Fetch one gzipped file from the first mirror that gives the right bytes."""
+"""Fetch one file from the first mirror that gives the right bytes."""
 
 import hashlib
 import os
@@ -28,28 +28,51 @@ class _MirrorError(Exception):
     """Why one mirror did not give the file."""
 
 
-def fetch(path: Path, urls: Sequence[str], sha256: str, progress: Progress | None = None) -> None:
-    """Download a gzipped file and store it unpacked at `path`, which appears only when its SHA-256 is right.
+def fetch(
+    path: Path,
+    urls: Sequence[str],
+    sha256: str | None,
+    progress: Progress | None = None,
+    *,
+    md5: str | None = None,
+    gzipped: bool = True,
+    limit: int | None = None,
+) -> None:
+    """Download a file and store it, unpacked if `gzipped`, at `path`, which appears only when its checksums are right.
 
     The mirrors `urls` are tried in turn. Until then the content stands in `<path>.partial`. Of several processes
     one downloads and the others wait for it; a file that exists already is left as it is.
 
     Args:
-        path: where the unpacked file goes; its folder is created.
-        urls: addresses of the gzipped file. A redirect from https to anything else is refused.
-        sha256: hexadecimal, of the unpacked file.
+        path: where the file goes; its folder is created.
+        urls: addresses of the file. A redirect from https to anything else is refused.
+        sha256: hexadecimal, of the file as it is stored; None where nobody has published it.
         progress: called after each block.
+        md5: hexadecimal, of the file as it is sent.
+        gzipped: whether the file is sent as a gzip stream, to be unpacked.
+        limit: the most bytes to accept, packed or unpacked; 200 MiB unless said otherwise.
 
     Raises:
         DataError: no mirror gave the file; names the reason for each.
+        ResourceError: the folder cannot be written, or another process holds the lock for too long.
+    """
+    with alone(path):
+        if not path.exists():
+            _fetch_from_any(path, urls, (sha256, md5), progress, gzipped, limit or _LIMIT_BYTES)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Let one process at a time make the file `path`; creates its folder.
+
+    Raises:
         ResourceError: the folder cannot be written, or another process holds the lock for too long.
     """
     lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock, timeout=_LOCK_SECONDS):
-            if not path.exists():
-                _fetch_from_any(path, urls, sha256, progress)
+            yield
     except Timeout as error:
         what = f"another process has held {lock} for {_LOCK_SECONDS} seconds"
         raise ResourceError(what, "Wait for it or end it, then run again") from error
@@ -58,16 +81,26 @@ def fetch(path: Path, urls: Sequence[str], sha256: str, progress: Progress | Non
         raise ResourceError(f"cannot write {path}: {reason}", "Free some space or choose another folder") from error
 
 
-def _fetch_from_any(path: Path, urls: Sequence[str], sha256: str, progress: Progress | None) -> None:
+def _fetch_from_any(
+    path: Path,
+    urls: Sequence[str],
+    expected: tuple[str | None, str | None],
+    progress: Progress | None,
+    gzipped: bool,
+    limit: int,
+) -> None:
     partial = path.with_name(f"{path.name}.partial")
     faults: list[str] = []
     for url in urls:
+        sent = hashlib.md5(usedforsecurity=False)
         try:
-            found = _store(partial, _unpack(_receive(url, progress)))
-            if found == sha256:
-                partial.replace(path)
-                return
-            faults.append(f"{url}: expected sha256 {sha256}, found {found}")
+            blocks = _limited(_receive(url, progress), limit, sent.update)
+            stored = _store(partial, _unpack(blocks, limit) if gzipped else blocks)
+            for kind, wanted, found in zip(("sha256", "md5"), expected, (stored, sent.hexdigest()), strict=True):
+                if wanted not in (None, found):
+                    raise _MirrorError(f"expected {kind} {wanted}, found {found}")
+            partial.replace(path)
+            return
         except _MirrorError as fault:
             faults.append(f"{url}: {fault}")
         finally:
@@ -87,20 +120,30 @@ def _store(path: Path, blocks: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _unpack(blocks: Iterable[bytes]) -> Iterator[bytes]:
+def _limited(blocks: Iterable[bytes], limit: int, see: Callable[[bytes], None]) -> Iterator[bytes]:
+    size = 0
+    for block in blocks:
+        size += len(block)
+        if size > limit:
+            raise _MirrorError(f"larger than {limit} bytes")
+        see(block)
+        yield block
+
+
+def _unpack(blocks: Iterable[bytes], limit: int) -> Iterator[bytes]:
     unpacker = zlib.decompressobj(wbits=31)  # 31: a gzip stream, its CRC checked
     received = size = 0
     for block in blocks:
         if received == 0 and not block.startswith(b"\x1f\x8b"):
             raise _MirrorError(f"expected a gzip file, found one that begins with {block[:15]!r}")
         try:
-            content = unpacker.decompress(block, _LIMIT_BYTES + 1 - size)
+            content = unpacker.decompress(block, limit + 1 - size)
         except zlib.error as error:
             raise _MirrorError(f"damaged gzip stream: {error}") from error
         received += len(block)
         size += len(content)
-        if max(received, size) > _LIMIT_BYTES:
-            raise _MirrorError(f"larger than {_LIMIT_BYTES} bytes")
+        if size > limit:
+            raise _MirrorError(f"larger than {limit} bytes")
         yield content
         if unpacker.eof:
             return

@@ -34,10 +34,10 @@ class BatchLoader:
 
     def gather(self, index: Int64[Tensor, "n"], parameters: dict[str, Tensor]) -> Batch:
         """Return the images at `index`, distorted by `parameters` (drawn for exactly these)."""
-        index = index.to(self.device, non_blocking=True)
+        index = index.to(self.device)
         images = self._images[index].float().div_(255)
         if self.distortion is not None:
-            moved = {name: value.to(self.device, non_blocking=True) for name, value in parameters.items()}
+            moved = {name: value.to(self.device) for name, value in parameters.items()}
             images = self.distortion.apply(images, moved)
         return Batch(images, self.targets[index])
 

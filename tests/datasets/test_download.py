@@ -19,6 +19,7 @@ from stn_cli.errors import DataError, ResourceError
 CONTENT = bytes(range(256)) * 1000
 PACKED = gzip.compress(CONTENT, mtime=0)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+MD5 = hashlib.md5(PACKED).hexdigest()
 DEAD = "http://127.0.0.1:9/file.gz"  # the discard port, which nothing listens to
 
 
@@ -41,6 +42,23 @@ def test_length_may_be_unknown(mirror, tmp_path):
     seen = []
     fetch(tmp_path / "file", [url], SHA256, lambda *step: seen.append(step))
     assert seen[-1] == (len(PACKED), None)
+
+
+def test_md5_is_that_of_the_file_as_it_is_sent(mirror, tmp_path):
+    url = mirror.put("file.gz", PACKED)
+    with pytest.raises(DataError, match=f"expected md5 {hashlib.md5(CONTENT).hexdigest()}, found {MD5}"):
+        fetch(tmp_path / "file", [url], None, md5=hashlib.md5(CONTENT).hexdigest())
+    assert names(tmp_path) == []
+    fetch(tmp_path / "file", [url], None, md5=MD5)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_file_that_is_sent_as_it_is_stored(mirror, tmp_path):
+    url = mirror.put("file.gz", PACKED)
+    with pytest.raises(DataError, match=f"larger than {len(PACKED) - 1} bytes"):
+        fetch(tmp_path / "file.gz", [url], None, md5=MD5, gzipped=False, limit=len(PACKED) - 1)
+    fetch(tmp_path / "file.gz", [url], None, md5=MD5, gzipped=False, limit=len(PACKED))
+    assert (tmp_path / "file.gz").read_bytes() == PACKED
 
 
 def wrong_answers(mirror) -> dict[str, tuple[str, str]]:

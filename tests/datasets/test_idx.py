@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
 
-from stn_cli.datasets.idx import idx_sha256, read_idx, read_labelled, write_idx
+from stn_cli.datasets.idx import idx_sha256, label, read_idx, read_labelled, write_idx
 from stn_cli.errors import DataError
 from stn_cli.storage import sha256_of
 
@@ -157,3 +158,50 @@ def test_counts_must_match(pair):
 def test_images_must_be_images(pair, shape):
     with pytest.raises(DataError, match=r"images: expected images \[N, H, W\], found the shape"):
         read_labelled(*pair(ramp(*shape), [0] * shape[0]), classes=10)
+
+
+INTEGERS = torch.tensor([[0, 1, -1], [2**31 - 1, -(2**31), 0x01020304]], dtype=torch.int32)
+
+
+@pytest.mark.parametrize("name", ["a-idx", "a-idx.gz"])
+@pytest.mark.parametrize("tensor", [INTEGERS, INTEGERS.T, INTEGERS[:0], INTEGERS[0]])
+def test_integers_are_read_back(tmp_path, name, tensor):
+    write_idx(tmp_path / name, tensor)
+    read = read_idx(tmp_path / name)
+    assert read.dtype == torch.int32
+    assert torch.equal(read, tensor)
+    if not name.endswith(".gz"):
+        assert idx_sha256(tensor) == sha256_of(tmp_path / name)
+
+
+def test_integers_are_big_endian(tmp_path):
+    write_idx(tmp_path / "a", INTEGERS[1])
+    assert (tmp_path / "a").read_bytes() == struct.pack(">I", 0x0C01) + struct.pack(">I3i", 3, *INTEGERS[1].tolist())
+
+
+def test_integers_are_those_of_torchvision(tmp_path):
+    write_idx(tmp_path / "a", INTEGERS)
+    assert torch.equal(read_sn3_pascalvincent_tensor(str(tmp_path / "a")), INTEGERS)
+
+
+def test_every_cut_of_integers_is_noticed(tmp_path):
+    write_idx(tmp_path / "a", INTEGERS)
+    whole = (tmp_path / "a").read_bytes()
+    for content in (*(whole[:length] for length in range(len(whole))), whole + b"x"):
+        (tmp_path / "a").write_bytes(content)
+        with pytest.raises(DataError, match=r"a: expected .* found"):
+            read_idx(tmp_path / "a")
+
+
+def test_integers_are_no_images(pair):
+    with pytest.raises(DataError, match=r"images: expected images \[N, H, W\], found the shape .* of torch.int32"):
+        read_labelled(*pair(ramp(3, 2, 2).int(), [0, 0, 0]), classes=10)
+
+
+def test_labels_may_be_integers_and_begin_anywhere(tmp_path):
+    paths = (tmp_path / "images", tmp_path / "labels")
+    assert label(ramp(3, 2, 2), INTEGERS[0], paths, classes=3, first=-1).targets.tolist() == [1, 2, 0]
+    with pytest.raises(DataError, match=r"labels: .* 0\.\.1, found 1 of 3 outside, the first is -1 at index 2"):
+        label(ramp(3, 2, 2), INTEGERS[0], paths, classes=2)
+    with pytest.raises(DataError, match=r"labels: .* 1\.\.26, found 2 of 3 outside, the first is 0 at index 0"):
+        label(ramp(3, 2, 2), INTEGERS[0], paths, classes=26, first=1)
