@@ -88,6 +88,17 @@ def load_config(name: str | None = None, overrides: Sequence[str] = ()) -> RunCo
     return config
 
 
+def refuse_other_settings(overrides: Sequence[str], sections: Sequence[str]) -> None:
+    """Refuse overrides outside of some sections, for commands that would not heed them.
+
+    Raises:
+        ConfigError: a line per override, with the sections that count.
+    """
+    outside = [override for override in overrides if override.partition("=")[0].partition(".")[0] not in sections]
+    if outside:
+        raise ConfigError([f"{shown(o)} changes nothing here. Settings of {', '.join(sections)} do." for o in outside])
+
+
 def dump_config(config: RunConfig) -> str:
     """Return the complete configuration as YAML that `load_config` reads back to the same one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -102,8 +113,12 @@ def _drop_superseded(settings: dict[str, Any], values: Mapping[SettingPath, Any]
             section.clear()
         elif path == ("model", "name") and not str(value).lower().startswith("st-"):
             section.pop("transform", None)
+            section.pop("pool", None)
         elif path in (("train", "epochs"), ("train", "iterations")):
             section.pop("iterations" if path[1] == "epochs" else "epochs", None)
+        elif path == ("train", "recipe") and str(section.get("recipe", "quick")).lower() != str(value).lower():
+            for length in {"epochs", "iterations"} & section.keys():
+                section.pop(length)  # each recipe has its own
         elif path == ("data", "dataset") and str(value).lower() not in (section.get("dataset"), *DATASETS):
             settings.pop("distortion", None)  # a folder holds distorted images already
 

@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# Before torch is imported, here and in the processes that tests start. The networks of tests are tiny, and two
+# threads on a core that something else uses spend seconds waiting for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from jaxtyping import install_import_hook
 

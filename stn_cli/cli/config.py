@@ -71,7 +71,7 @@ def check(
 
 
 @config_app.command("schema")
-def schema(debug: options.Debug = False) -> None:
+def schema(json: options.Json = False, debug: options.Debug = False) -> None:
     """Print the JSON schema of a config, so that an editor completes and checks the YAML.
 
     \b
@@ -79,8 +79,7 @@ def schema(debug: options.Debug = False) -> None:
       stn config schema > stn.schema.json
       then, at the top of the YAML: # yaml-language-server: $schema=stn.schema.json
     """
-    import json
-
+    from stn_cli.cli.console import print_json
     from stn_cli.config import RunConfig
 
-    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
+    print_json(RunConfig.model_json_schema())  # with or without --json: it is JSON

@@ -1,5 +1,9 @@
 """stn demo: with a transformer and without, side by side."""
 
+import os
+import shutil
+import sys
+from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,8 +12,6 @@ import typer
 from stn_cli.cli import options
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.console import Console
 
 MODELS = ("cnn", "st-cnn")
@@ -30,8 +32,6 @@ def demo(
       stn demo
       stn demo --epochs 5 --seed 1
     """
-    from pathlib import Path
-
     from stn_cli.cli.console import print_json, stdout_console
     from stn_cli.cli.train import DEFAULT, watch
     from stn_cli.config_files import load_config
@@ -55,7 +55,7 @@ def demo(
         _show(results, run.path, pictures[0], stdout_console())
 
 
-def _show(results: dict[str, dict[str, Any]], run: "Path", picture: str, console: "Console") -> None:
+def _show(results: dict[str, dict[str, Any]], run: Path, picture: str, console: "Console") -> None:
     from rich.table import Table
 
     table = Table("model", "test error %", "95 % interval", "parameters", "images/s", "s")
@@ -72,5 +72,6 @@ def _show(results: dict[str, dict[str, Any]], run: "Path", picture: str, console
     console.print("UCI digits turned by −90° to 90°, 500 test images")
     console.print(table)
     console.print(f"picture      {picture}  (input, sampling grid, output)")
-    console.print(f"TensorBoard  stn visualize {quote(str(run))} --serve")
-    console.print("next         stn train mnist/r   (real MNIST, some minutes on a CPU; downloads 11 MB)")
+    stn = "stn" if shutil.which("stn") else os.path.relpath(Path(sys.executable).parent / "stn")
+    console.print(f"TensorBoard  {stn} visualize {quote(str(run))} --serve")
+    console.print(f"next         {stn} train mnist/r   (real MNIST, some minutes on a CPU; downloads 11 MB)")

@@ -13,7 +13,7 @@ def distort_dataset(
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the distortion.")
     ] = None,
-    dataset: Annotated[str, typer.Option("--dataset", "--name", help="digits or mnist.")] = "digits",
+    dataset: Annotated[str, typer.Option(help="digits or mnist.")] = "digits",
     out: Annotated[str | None, typer.Option(help="Folder to write.  [default: data/<dataset>-<kind>]")] = None,
     seed: options.Seed = None,
     data_dir: options.DataDir = None,
@@ -31,8 +31,9 @@ def distort_dataset(
       stn distort-dataset RTS --dataset mnist --out data/mnist-rts --seed 1
       stn distort-dataset E distortion.control_point_sigma=3
     """
-    from stn_cli.config_files import load_config
+    from stn_cli.config_files import load_config, refuse_other_settings
 
+    refuse_other_settings(settings or [], ("data", "distortion", "seed"))
     said = options.overrides_from(offline, dataset=dataset, data_dir=data_dir, distortion=kind, seed=seed)
     config = load_config(None, said + (settings or []))
     from pathlib import Path

@@ -44,6 +44,9 @@ def evaluate_run(
         device=device,
         precision=precision,
     )
+    from stn_cli.config_files import refuse_other_settings
+
+    refuse_other_settings(settings or [], ("data", "distortion", "seed", "runtime"))
     from stn_cli.cli.console import download_bar, print_json, stdout_console
     from stn_cli.models.budget import count_parameters
     from stn_cli.training.evaluation import evaluate
@@ -68,6 +71,8 @@ def evaluate_run(
         "loss": result.loss,
         "n": result.n,
         "parameters": count_parameters(trained.network),
+        "precision": trained.runtime.precision,
+        "device": str(trained.runtime.device),
         "class_errors_percent": dict(zip(trained.classes, result.class_errors_percent, strict=True)),
         "confusion": result.confusion.tolist(),
     }

@@ -59,7 +59,11 @@ def _resource_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror}. Free some space, or check the path and its permissions."
-    if type(error).__name__ in ("MemoryError", "OutOfMemoryError") or "can't allocate" in str(error):
+    if (
+        type(error).__name__ in ("MemoryError", "OutOfMemoryError")
+        or "out of memory" in str(error)
+        or "can't allocate" in str(error)
+    ):
         reason = str(error).strip().partition("\n")[0].rstrip(".") or "no more to be had"
         return f"out of memory: {reason}. Lower train.batch_size or model.parameters."
     return ""

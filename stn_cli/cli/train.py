@@ -1,5 +1,7 @@
 """stn train: configuration → run."""
 
+import time
+from contextlib import suppress
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from stn_cli.training.events import Event
 
 DEFAULT = "digits/r"
+SAY_EVERY = 30.0  # seconds between two lines of progress where there is no terminal for a bar
 
 
 def train_run(
@@ -107,7 +110,7 @@ def watch(start: "Callable[[Download], Iterable[Event]]") -> dict[str, Any]:
     from stn_cli.cli.faults import write_crash_log
     from stn_cli.training.events import Finished, Interrupted, Started, Trained, Validated
 
-    run, task = None, None
+    run, task, said = None, None, time.monotonic()
     with progress_bar("state") as bar:
         err = bar.console  # lines of another console would land in the bar
         try:
@@ -120,6 +123,9 @@ def watch(start: "Callable[[Download], Iterable[Event]]") -> dict[str, Any]:
                         state = f"loss {event.loss:.3f}  error {event.error_percent:.2f} %"
                         speed = f"{event.images_per_second:,.0f} images/s"
                         bar.update(task, completed=event.step, state=f"{state}  {speed}")
+                        if bar.disable and time.monotonic() - said > SAY_EVERY:
+                            err.print(f"step {event.step:>7,}  {state}  {speed}")
+                            said = time.monotonic()
                     case Validated():
                         err.print(f"step {event.step:>7,}  validation error {event.error_percent:.2f} %")
                     case Interrupted():
@@ -135,7 +141,8 @@ def watch(start: "Callable[[Download], Iterable[Event]]") -> dict[str, Any]:
             raise
         except Exception as error:
             if run is not None:
-                write_crash_log(run, error)
+                with suppress(OSError):  # on a full disk the error itself says more than the loss of its traceback
+                    write_crash_log(run, error)
             raise
     raise AssertionError("a run ends with Finished or Interrupted")
 
@@ -150,7 +157,7 @@ def split_arguments(arguments: list[str], said: list[str]) -> tuple[str | None, 
         raise UsageError(f"one config at a time, not {' and '.join(names)}", "Write settings as key=value.")
     if names:
         return names[0], overrides
-    other_data = any(o.startswith("data.dataset=") and o != "data.dataset=digits" for o in overrides)
+    other_data = any(o.startswith("data.dataset=") and o.lower() != "data.dataset=digits" for o in overrides)
     return (None if other_data else DEFAULT), overrides
 
 

@@ -38,6 +38,9 @@ def visualize_run(
     said = options.overrides_from(
         offline, dataset=dataset, data_dir=data_dir, distortion=distortion, device=device, precision=precision
     )
+    from stn_cli.config_files import refuse_other_settings
+
+    refuse_other_settings(settings or [], ("data", "distortion", "seed", "runtime"))
     from stn_cli.cli.console import download_bar, print_json, progress_bar, stdout_console
     from stn_cli.training.restore import open_trained
     from stn_cli.training.run_folder import find_run

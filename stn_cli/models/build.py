@@ -16,7 +16,7 @@ from stn_cli.models.spatial_transformer import SpatialTransformer
 from stn_cli.randomness import named_generator
 
 POOL_FROM = 40  # pixels; the paper pools the warps of RTS (42) and TC (60), not those of 28-pixel digits
-SMALLEST_INPUT = 28  # pixels; what the convolutions and poolings of localisation leave a positive size of
+SMALLEST_INPUT = 28  # pixels; what convolutions and poolings leave a positive size of
 SMALLEST_WARP = 21  # pixels, after pooling; what those of the CNN leave a positive size of
 
 
@@ -45,7 +45,7 @@ def build_model(config: ModelConfig, spec: InputSpec, seed: int) -> Network:
             too small for the narrowest network.
     """
     shape = f"{spec.height}×{spec.width}"
-    if min(spec.size) < SMALLEST_INPUT:
+    if min(spec.size) < SMALLEST_INPUT and config.name.endswith("cnn"):
         raise UsageError(f"images of {shape} pixels are too small for {config.name}", f"Use {SMALLEST_INPUT} or more.")
     # Layers draw from the global generator when they are made; that one is the user's.
     with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType] - untyped in torch

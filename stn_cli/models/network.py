@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stn_cli.models.localisation import ThetaLayer
 from stn_cli.models.spatial_transformer import SpatialTransformer, Warp
 
 
@@ -64,12 +65,9 @@ class Network(nn.Module):
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw the weights: He normal for what a ReLU follows, biases zero, from one named generator.
-
-    The last layer of a localisation network is recognised by its zero weights and stays as it is.
-    """
+    """Draw the weights: He normal, biases zero, from one named generator. The layer that gives θ stays the identity."""
     for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d) and bool(module.weight.any()):
+        if isinstance(module, nn.Linear | nn.Conv2d) and not isinstance(module, ThetaLayer):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
             if module.bias is not None:  # pyright: ignore[reportUnnecessaryComparison] - layers may lack a bias
                 nn.init.zeros_(module.bias)

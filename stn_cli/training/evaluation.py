@@ -13,7 +13,7 @@ from stn_cli.errors import NumericsError
 from stn_cli.models.network import Network
 from stn_cli.training.runtime import Runtime
 
-BATCH = 512  # images evaluated at once; memory bound, and no faster above
+BATCH = 512  # images evaluated at once; bounds the memory
 
 
 @dataclass(frozen=True)

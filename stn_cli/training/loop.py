@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from stn_cli.config import RunConfig
 from stn_cli.datasets.download import Progress as DownloadProgress
 from stn_cli.datasets.loader import first_of_each_class
@@ -188,7 +190,7 @@ class Training:
 
     def _read(self, log: RunLogger) -> Trained:
         means = self._step.read()
-        self._refuse_non_finite(means.skipped)
+        self._refuse_non_finite(means.skipped or int(not math.isfinite(means.loss)))
         self._tick()
         steps, seconds = self.done - self._last_reading[0], self._seconds - self._last_reading[1]
         self._last_reading = (self.done, self._seconds)
@@ -237,6 +239,8 @@ class Training:
             )
 
     def _tick(self) -> None:
+        if self._runtime.device.type == "cuda":
+            torch.cuda.synchronize(self._runtime.device)  # or steps still in the queue would count as something else
         now = time.perf_counter()
         self._seconds += now - self._began
         self._began = now

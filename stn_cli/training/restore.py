@@ -70,7 +70,9 @@ def open_trained(run: RunFolder, which: Which, overrides: list[str], download: P
         raise UsageError(
             f"{run.path} takes images of {_shape(spec)}, {config.data.dataset} under {config.distortion.kind} gives "
             f"{_shape(found)}",
-            f"Choose another distortion, or set distortion.canvas={spec.height}.",
+            "Choose another distortion."
+            if config.distortion.kind == "none"
+            else f"Choose another distortion, or set distortion.canvas={spec.height}.",
         )
     if found.classes != spec.classes:
         raise UsageError(

@@ -18,6 +18,7 @@ from stn_cli import __version__
 from stn_cli.config import RunConfig
 from stn_cli.config_files import dump_config, load_config
 from stn_cli.errors import CheckpointError, ResourceError, UsageError
+from stn_cli.names import DATASETS
 from stn_cli.storage import write_bytes, write_json
 from stn_cli.training.runtime import Runtime
 
@@ -134,6 +135,9 @@ def create_run(config: RunConfig, *, overwrite: bool = False) -> tuple[RunFolder
     except OSError as error:
         raise ResourceError(f"cannot write {runs / wanted}: {error.strerror}", "Choose another --runs-dir.") from error
     config = config.model_copy(update={"name": run.path.name})
+    if config.data.dataset not in DATASETS:  # a folder: the run finds it from everywhere
+        folder = str(Path(config.data.dataset).resolve())
+        config = config.model_copy(update={"data": config.data.model_copy(update={"dataset": folder})})
     run.write_config(config)
     return run, config
 
@@ -167,10 +171,19 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cpu": f"{_cpu_name()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def _cpu_name() -> str:
+    listing = Path("/proc/cpuinfo")
+    if listing.is_file():
+        names = [line.partition(":")[2].strip() for line in listing.read_text().splitlines() if "model name" in line]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()
 
 
 def _chosen(runtime: Runtime) -> dict[str, str]:

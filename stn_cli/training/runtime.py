@@ -38,6 +38,8 @@ def choose_runtime(config: RuntimeConfig) -> Runtime:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device, why_device = _choose_device(config.device)
+    if config.precision == "float32":
+        torch.backends.cudnn.allow_tf32 = False  # cuDNN's default would round the inputs of convolutions to 10 bits
     if config.precision != "auto":
         return Runtime(device, config.precision, f"{why_device}; {config.precision} as asked")
     if _has_fast_bf16(device):
@@ -49,8 +51,8 @@ def keep_freed_memory() -> bool:
     """Tell glibc to keep freed memory instead of handing it back; return whether that could be said.
 
     Batches are allocated and freed every step; memory fresh from the kernel is page-faulted in and zeroed each time.
-    Kept memory took the CNN's step at batch 256 from 43.6 to 26.2 ms on two cores. Process-wide, so only the command
-    line calls this, before it trains or evaluates.
+    What that saves is measured by benchmarks/memory.py. Process-wide, so only the command line calls this, before it
+    trains or evaluates.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -62,7 +64,7 @@ def keep_freed_memory() -> bool:
 
 
 def _choose_device(name: str) -> tuple[torch.device, str]:
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there = {"cuda": torch.cuda.is_available(), "mps": _has_usable_mps(), "cpu": True}
     if name != "auto":
         if not there[name]:
             have = ", ".join(device for device, present in there.items() if present)
@@ -70,6 +72,12 @@ def _choose_device(name: str) -> tuple[torch.device, str]:
         return torch.device(name), f"{name} as asked"
     chosen = next(device for device, present in there.items() if present)
     return torch.device(chosen), f"{chosen} because it is the fastest device here"
+
+
+def _has_usable_mps() -> bool:
+    """Older releases of PyTorch cannot differentiate the sampler on MPS; training would stop at its first step."""
+    kernel = "aten::grid_sampler_2d_backward"
+    return torch.backends.mps.is_available() and torch._C._dispatch_has_kernel_for_dispatch_key(kernel, "MPS")
 
 
 def _has_fast_bf16(device: torch.device) -> bool:

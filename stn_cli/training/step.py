@@ -39,8 +39,8 @@ class TrainStep:
         self._total = total
         self._runtime = runtime
         self._parameters = list(network.parameters())
-        # steps, loss, wrong, images, gradient norm, skipped steps
-        self.counts = torch.zeros(6, device=runtime.device)
+        # steps, loss, wrong images, gradient norm, skipped steps
+        self.counts = torch.zeros(5, device=runtime.device)
 
     def __call__(self, batch: Batch, step: int) -> None:
         """Train on one batch as step `step`, counted from 0."""
@@ -53,23 +53,26 @@ class TrainStep:
         loss.backward()
         norm = self._clip()
         skip = (~torch.isfinite(norm + loss.detach())).float()
-        # The fused kernel leaves weights and momentum alone where this is 1 (as torch.amp.GradScaler uses it).
-        self._optimiser.found_inf = skip  # pyright: ignore[reportAttributeAccessIssue]
-        self._optimiser.step()
+        if self._runtime.device.type != "mps":
+            # The fused kernel leaves weights and momentum alone where this is 1 (as torch.amp.GradScaler uses it).
+            self._optimiser.found_inf = skip  # pyright: ignore[reportAttributeAccessIssue]
+            self._optimiser.step()
+        elif not skip.item():  # the kernel for MPS knows no found_inf
+            self._optimiser.step()
         with torch.no_grad():
             wrong = (output.logits.argmax(dim=1) != batch.targets).sum()
-            images_seen = norm.new_tensor(len(batch.targets))
-            self.counts += torch.stack([torch.ones_like(norm), loss.detach(), wrong, images_seen, norm, skip])
+            self.counts += torch.stack([torch.ones_like(norm), loss.detach(), wrong, norm, skip])
 
     @property
     def skipped(self) -> Tensor:
         """Number of steps skipped since the last reading, on the device."""
-        return self.counts[5]
+        return self.counts[4]
 
     def read(self) -> Progress:
         """Return the means since the last reading and start anew. The one transfer from the device."""
-        steps, loss, wrong, images, norm, skipped = self.counts.tolist()
+        steps, loss, wrong, norm, skipped = self.counts.tolist()
         self.counts.zero_()
+        images = steps * self._config.batch_size  # every training batch is full
         return Progress(loss / steps, 100 * wrong / images, norm / steps, int(skipped))
 
     def _clip(self) -> Tensor:

@@ -38,9 +38,9 @@ def start_tensorboard(folder: Path, first: int = FIRST_PORT) -> str:
     while True:
         server = program.TensorBoard()
         # No --load_fast: its process would outlive a kill of ours, and the events of one run are read in a moment.
-        server.configure(
-            argv=["tensorboard", "--logdir", str(folder), "--host", HOST, "--port", str(port), "--load_fast", "false"]
-        )
+        address = ["--logdir", str(folder), "--host", HOST, "--port", str(port)]
+        every_image = ["--samples_per_plugin", "images=1000"]  # TensorBoard would thin them out to ten per tag
+        server.configure(argv=["tensorboard", *address, *every_image, "--load_fast", "false"])
         try:
             return server.launch()
         except (program.TensorBoardServerException, SystemExit) as error:  # Werkzeug exits where it cannot bind

@@ -43,7 +43,7 @@ def test_torchvision_reads_the_same_images(folder: Path):
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(stn: Stn, folder: Path):
     assert stn("distort-dataset", "R", "--seed", 3, "--out", "again").code == 0
     assert stn("distort-dataset", "R", "--seed", 4, "--out", "other").code == 0
-    files = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    files = sorted(file.relative_to(folder) for file in folder.rglob("[!.]*") if file.is_file())
     assert len(files) == 8
     assert all(sha256_of(folder / file) == sha256_of(Path("again") / file) for file in files)
     differ = {file.name for file in files if sha256_of(folder / file) != sha256_of(Path("other") / file)}
@@ -82,7 +82,7 @@ def test_evaluating_on_a_folder_is_evaluating_under_the_distortion_it_was_made_w
         (["RR"], 2, "distortion.kind=RR: distortion.kind has no choice RR. Did you mean R?"),
         (["none"], 2, "none distorts nothing. Choose from R, RTS, P, E."),
         (["R", "distortion.rotaton=[0,1]"], 2, "distortion.rotaton=[0,1]: unknown setting distortion.rotaton. Did you"),
-        (["R", "--dataset", "nowhere"], 3, "'nowhere' is no dataset: neither digits nor mnist nor a folder with a man"),
+        (["R", "--dataset", "nowhere"], 3, "'nowhere' is neither a dataset nor a folder. See `stn list datasets`"),
         (["R", "--out", "file"], 2, "file is a file. Choose a folder with --out."),
         (["R", "--out", "file/x"], 6, "cannot write file/x/"),
         (["R", "--out", "full"], 2, "full holds other files (thesis.tex). Choose an empty folder with --out."),

@@ -81,10 +81,16 @@ def test_pooling_may_be_chosen_and_odd_sides_round_up() -> None:
     assert not any(isinstance(m, nn.AvgPool2d) for m in unpooled.classifier.modules())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["cnn", "st-cnn"])
 def test_images_that_are_too_small_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="27×28 pixels are too small"):
         build(name, spec=replace(DIGITS, height=27))
+
+
+@pytest.mark.parametrize("name", ["fcn", "st-fcn"])
+def test_fully_connected_networks_take_images_of_any_size(name: str) -> None:
+    network = build(name, spec=replace(DIGITS, height=5, width=9))
+    assert network(torch.zeros(2, 1, 5, 9)).logits.shape == (2, 10)
 
 
 @pytest.mark.parametrize(("pool", "pooled"), [(2, "14×14"), (8, "4×4")])

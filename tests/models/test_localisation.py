@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from stn_cli.models.grid_generators import TRANSFORMS
-from stn_cli.models.localisation import convolutional_localisation, fully_connected_localisation, theta_layer
+from stn_cli.models.localisation import ThetaLayer, convolutional_localisation, fully_connected_localisation
 from stn_cli.models.network import initialise
 
 BUILD = {"st-fcn": fully_connected_localisation, "st-cnn": convolutional_localisation}
@@ -61,11 +61,19 @@ def test_it_starts_at_the_identity_whatever_it_sees(build, size: tuple[int, int]
 
 
 def test_the_last_layer_has_zero_weights_and_the_identity_as_bias() -> None:
-    layer = theta_layer(5, torch.tensor([1.0, 0.0, -2.0]))
+    layer = ThetaLayer(5, torch.tensor([1.0, 0.0, -2.0]))
     assert not layer.weight.any()
     assert layer.bias.tolist() == [1, 0, -2]
     assert layer.weight.requires_grad
     assert layer.bias.requires_grad
+
+
+def test_theta_is_not_rounded_under_bf16() -> None:
+    layer, features = ThetaLayer(5, torch.tensor([1.0, 0.0, -2.0])), random(3, 5).bfloat16()
+    nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        theta = layer(features)
+    assert torch.equal(theta, F.linear(features.float(), layer.weight, layer.bias))
 
 
 def test_st_cnn_equals_its_layers_written_out() -> None:

@@ -51,6 +51,18 @@ def test_handlers_come_back_whether_it_ends_well_or_not() -> None:
     assert handlers() == before
 
 
+def test_a_handler_that_python_does_not_know_becomes_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that embeds Python may have set its own, for which `signal.signal` returns None."""
+    before, set_to = handlers(), []
+    with Interruption() as interruption:
+        interruption._previous = dict.fromkeys(SIGNALS)
+        monkeypatch.setattr(signal, "signal", lambda number, handler: set_to.append((number, handler)))
+    assert set_to == [(number, signal.SIG_DFL) for number in SIGNALS]
+    monkeypatch.undo()
+    for number, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(number, handler)
+
+
 def test_in_another_thread_nothing_is_touched() -> None:
     before, found = handlers(), []
 

@@ -38,6 +38,15 @@ def test_without_a_name_it_is_made_from_the_settings(small: Small, overrides: li
     assert create_run(small(*overrides))[0].path.name == name
 
 
+def test_a_folder_of_images_is_found_from_everywhere(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run, config = create_run(small("data.dataset=my-digits"))
+    assert config.data.dataset == run.read_config().data.dataset == str(tmp_path / "my-digits")
+    assert create_run(small())[1].data.dataset == "digits"
+
+
 def test_a_dataset_named_by_dots_gives_its_folders_name(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ def machine(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in devices)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "the GPU")
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in devices)
+        monkeypatch.setattr(runtime, "_has_usable_mps", lambda: "mps" in devices)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
 
@@ -52,6 +52,25 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(machine, devi
     machine()
     with pytest.raises(ResourceError, match=f"no {device} device here. Choose from cpu, or auto"):
         choose_runtime(RuntimeConfig(device=device))
+
+
+@pytest.mark.parametrize(("available", "kernel"), [(True, True), (True, False), (False, True)])
+def test_mps_is_taken_only_where_the_sampler_has_a_gradient_there(
+    monkeypatch: pytest.MonkeyPatch, available: bool, kernel: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: available)
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda *_: kernel)
+    expected = "mps" if available and kernel else "cpu"
+    assert choose_runtime(RuntimeConfig(precision="bf16")).device.type == expected
+
+
+def test_float32_as_asked_is_float32_in_convolutions_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    choose_runtime(RuntimeConfig(device="cpu", precision="bf16"))
+    assert torch.backends.cudnn.allow_tf32
+    choose_runtime(RuntimeConfig(device="cpu", precision="float32"))
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_threads_are_set_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,14 +16,14 @@ from stn_cli.training.step import TrainStep
 
 SPEC = InputSpec(channels=1, height=28, width=28, classes=10, mean=(0.1,), std=(0.3,))
 FLOAT32 = Runtime(torch.device("cpu"), "float32", "")
-TOTAL = 8
+TOTAL, BATCH = 8, 4
 
 
 def batches(seed: int = 0) -> Iterator[Batch]:
     generator = torch.Generator().manual_seed(seed)
     while True:
-        images = torch.rand(4, 1, 28, 28, generator=generator)
-        yield Batch(images, torch.randint(0, 10, (4,), generator=generator))
+        images = torch.rand(BATCH, 1, 28, 28, generator=generator)
+        yield Batch(images, torch.randint(0, 10, (BATCH,), generator=generator))
 
 
 def broken(batch: Batch) -> Batch:
@@ -33,7 +33,7 @@ def broken(batch: Batch) -> Batch:
 
 
 def make(name: str = "st-cnn", recipe: str = "quick", **settings) -> tuple[TrainStep, Network, torch.optim.SGD]:
-    config = TrainConfig.model_validate({"recipe": recipe, **settings})
+    config = TrainConfig.model_validate({"recipe": recipe, "batch_size": BATCH, **settings})
     network = build_model(ModelConfig(name=name, parameters=30_000), SPEC, 0)
     optimiser = build_optimiser(network, config)
     return TrainStep(network, optimiser, config, TOTAL, FLOAT32), network, optimiser
@@ -167,7 +167,7 @@ def test_progress_is_the_mean_over_the_steps_since_the_last_reading() -> None:
             step(batch, index)
         progress = step.read()
         assert progress.loss == pytest.approx(sum(losses) / steps, rel=1e-5)
-        assert progress.error_percent == pytest.approx(100 * wrong / (4 * steps))
+        assert progress.error_percent == pytest.approx(100 * wrong / (BATCH * steps))
         assert progress.gradient_norm == pytest.approx(sum(norms) / steps, rel=1e-4)
         assert progress.skipped == 0
 
