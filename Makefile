@@ -19,8 +19,11 @@ format: .venv/installed-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Real MNIST is needed: STN_DATA=DIR make bench. The last one takes an hour on two cores.
 bench: .venv/installed-test
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/readings.py
 	$(BIN)/python benchmarks/errors.py
 
 clean:

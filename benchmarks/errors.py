@@ -4,7 +4,8 @@
 
 Each run is the command `stn train mnist/<kind> --model … --transform …`, its figures are those it reports itself.
 `--parallel 2` runs two at a time with one thread each: the errors stand, the speeds then mean nothing.
-Finished cells are read from `--runs-dir`, so an interrupted benchmark goes on. Writes results/errors.json.
+Finished cells are read from `--runs-dir`, so an interrupted benchmark goes on; after a change to the code, start with an
+empty one. Writes results/errors.json.
 """
 
 import argparse
@@ -37,7 +38,9 @@ def run_cell(kind: str, model: str, transform: str | None, seed: int, options: a
         command += ["--epochs", str(options.epochs), "--seed", str(seed), "--name", name, "--overwrite"]
         command += ["--runs-dir", options.runs_dir, "--json"]
         environment = os.environ | ({"OMP_NUM_THREADS": "1"} if options.parallel > 1 else {})
-        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        Path(options.runs_dir).mkdir(parents=True, exist_ok=True)
+        with (Path(options.runs_dir) / f"{name}.log").open("w") as log:  # says why, where a cell fails
+            subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=log)
     result = json.loads(summary.read_text())
     print(f"{name:32} {result['test_error_percent']:.2f} %  {result['train_seconds']:.0f} s", flush=True)
     return result
@@ -83,7 +86,7 @@ def main() -> None:
         "recipe": "quick",
         "epochs": options.epochs,
         "runs_at_a_time": options.parallel,
-        "environment": describe_environment(),
+        "environment": describe_environment() | ({"threads": 1} if options.parallel > 1 else {}),
         "cells": rows,
     }
     RESULTS.write_text(json.dumps(record, indent=2) + "\n")

@@ -11,7 +11,7 @@ MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
-# SHA-256 of the unpacked files. Checking all four takes 26 to 42 ms on a processor with SHA instructions, so every
+# SHA-256 of the unpacked files. Processors have instructions for it and the files are small, so every
 # load does it.
 FILES = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",

@@ -37,7 +37,7 @@ def spline_basis(
     system = torch.zeros(k + 3, k + 3, dtype=torch.float64)
     system[:k, :k] = _kernel(torch.cdist(target, target))
     system[:k, k:], system[k:, :k] = affine, affine.T
-    # Rounding hides exact singularity. Usual control points lie between 230 and 1,400, degenerate ones above 1e16.
+    # Rounding hides exact singularity: 4×4 regular points have 231, points on a line 2e15 (benchmarks/readings.py).
     if torch.linalg.cond(system) > WORST_CONDITION:  # pyright: ignore[reportUnknownMemberType] - untyped in torch
         raise ValueError("control points coincide or lie on one line")
     evaluate = torch.cat([_kernel(torch.cdist(wanted, target)), wanted.new_ones(len(wanted), 1), wanted], dim=1)

@@ -24,7 +24,8 @@ class SpatialTransformer(nn.Module):
     `localisation`: any module that turns [n, channels, height, width] into θ [n, parameters] of the grid generator.
     `border`: what lies outside the image, "zeros" or "border" (the nearest edge pixel).
     Convention: θ maps output → input, normalised. Grid generator and sampler run in float32, whatever the precision
-    of the localisation network: affine grids under bf16 autocast are off by 0.3 px at 60 px and 2 px at 448 px.
+    of the localisation network: an affine grid under bf16 autocast is off by 0.2 px at 60 px and 1.5 px at 448 px
+    (benchmarks/readings.py).
     """
 
     def __init__(self, localisation: nn.Module, grid_generator: GridGenerator, *, border: Border = "zeros") -> None:
