@@ -4,8 +4,8 @@
 
 Each run is the command `stn train mnist/<kind> --model … --transform …`, its figures are those it reports itself.
 `--parallel 2` runs two at a time with one thread each: the errors stand, the speeds then mean nothing.
-Finished cells are read from `--runs-dir`, so an interrupted benchmark goes on; after a change to the code, start with an
-empty one. Writes results/errors.json.
+Finished cells are read from `--runs-dir`, so an interrupted benchmark goes on; after a change to the code, start
+with an empty one. Writes results/errors.json.
 """
 
 import argparse

@@ -69,6 +69,7 @@ def evaluate_run(
         "error_percent": result.error_percent,
         "interval_percent": list(result.interval_percent),
         "loss": result.loss,
+        "outside_percent": result.outside_percent,
         "n": result.n,
         "parameters": count_parameters(trained.network),
         "precision": trained.runtime.precision,
@@ -90,6 +91,8 @@ def _show(report: dict[str, Any], result: "Evaluation", classes: tuple[str, ...]
     console.print(f"data        {report['dataset']} under {report['distortion']['kind']}, seed {report['seed']}")
     console.print(f"test error  {result.error_percent:.2f} %  (95 % interval {low:.2f} to {high:.2f}, n {result.n:,})")
     console.print(f"parameters  {report['parameters']:,}")
+    if result.outside_percent is not None:
+        console.print(f"outside     {result.outside_percent:.1f} % of the transformer's samples lie outside the image")
     table = Table(title="confusion: true class by row, predicted class by column", title_justify="left")
     table.add_column("true")
     for name in classes:

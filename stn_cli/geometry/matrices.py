@@ -46,12 +46,6 @@ def square_to_corners(corners: Float[Tensor, "n 4 2"]) -> Float[Tensor, "n 3 3"]
     return from_unit_square @ to_unit_square
 
 
-def adjugate(matrix: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 3 3"]:
-    """Return adjugates: det(M)·M⁻¹, the inverse of a homography up to scale, defined for singular ones too."""
-    a, b, c = matrix.unbind(dim=1)
-    return torch.stack([torch.cross(b, c, dim=-1), torch.cross(c, a, dim=-1), torch.cross(a, b, dim=-1)], dim=-1)
-
-
 def facing(homography: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 3 3"]:
     """Return homographies scaled so that the largest entry is 1 and the square's centre lies in front of the horizon.
 

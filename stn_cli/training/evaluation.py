@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from stn_cli.datasets.loader import FrozenSet
 from stn_cli.errors import NumericsError
+from stn_cli.geometry.grids import share_outside
 from stn_cli.models.network import Network
 from stn_cli.training.runtime import Runtime
 
@@ -21,10 +22,13 @@ class Evaluation:
     """What a network gets wrong.
 
     `confusion`: counts by [true class, predicted class]. `loss`: mean cross entropy.
+    `outside_percent`: share of the first transformer's samples that lie outside the image; near 100 it has fled.
+    None without a transformer.
     """
 
     confusion: Int64[Tensor, "classes classes"]
     loss: float
+    outside_percent: float | None = None
 
     @property
     def n(self) -> int:
@@ -60,20 +64,23 @@ def evaluate(network: Network, frozen: FrozenSet, classes: int, runtime: Runtime
         NumericsError: the loss is NaN or infinite, so the predictions mean nothing.
     """
     confusion = torch.zeros(classes * classes, dtype=torch.int64, device=runtime.device)
-    loss = torch.zeros((), device=runtime.device)
+    loss, outside = torch.zeros((), device=runtime.device), torch.zeros((), device=runtime.device)
     was_training = network.training
     network.eval()
     with torch.inference_mode():
         for batch in frozen.batches(BATCH):
             with runtime.autocast():
-                logits = network(batch.images.contiguous(memory_format=runtime.memory_format)).logits
+                logits, warps = network(batch.images.contiguous(memory_format=runtime.memory_format))
+            if warps:
+                outside += share_outside(warps[0].grid).sum()
             loss += cross_entropy(logits, batch.targets, reduction="sum")
             confusion += torch.bincount(batch.targets * classes + logits.argmax(dim=1), minlength=classes * classes)
     network.train(was_training)
     mean = loss.item() / len(frozen)
     if not math.isfinite(mean):
         raise NumericsError(f"the loss on {len(frozen)} images is {mean}", "Lower train.learning_rate and train again.")
-    return Evaluation(confusion.view(classes, classes).cpu(), mean)
+    share = 100 * outside.item() / len(frozen) if network.transformer is not None else None
+    return Evaluation(confusion.view(classes, classes).cpu(), mean, share)
 
 
 def wilson_interval(wrong: int, n: int) -> tuple[float, float]:

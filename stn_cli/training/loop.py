@@ -207,7 +207,8 @@ class Training:
         if data.validation is not None:
             result = evaluate(self._network, data.validation, len(classes), self._runtime)
             error = result.error_percent
-            log.scalars("validation", self.done, {"loss": result.loss, "error_percent": error})
+            outside = {} if result.outside_percent is None else {"outside_percent": result.outside_percent}
+            log.scalars("validation", self.done, {"loss": result.loss, "error_percent": error} | outside)
             yield Validated(self.done, error)
         if error is None or self._best_error is None or error < self._best_error:
             self._best_error = error

@@ -3,7 +3,6 @@ import torch
 
 from stn_cli.geometry.grids import affine_grid
 from stn_cli.geometry.matrices import (
-    adjugate,
     between_sizes,
     facing,
     rotation,
@@ -42,13 +41,6 @@ def test_scalings_and_translations_do_to_points_what_they_say() -> None:
     points, values = random(5, 2), random(1, 2)
     torch.testing.assert_close(move(scaling(values), points)[0], points * values)
     torch.testing.assert_close(move(translation(values), points)[0], points + values)
-
-
-def test_adjugate_times_matrix_is_determinant_times_identity() -> None:
-    matrix = random(50, 3, 3).double()
-    expected = torch.linalg.det(matrix)[:, None, None] * torch.eye(3, dtype=torch.float64)
-    torch.testing.assert_close(adjugate(matrix) @ matrix, expected, atol=1e-12, rtol=0)
-    torch.testing.assert_close(matrix @ adjugate(matrix), expected, atol=1e-12, rtol=0)
 
 
 def test_square_goes_to_the_corners_in_order() -> None:

@@ -92,3 +92,15 @@ def test_a_loss_that_is_not_finite_is_an_error(network: Network, value: float) -
         network.classifier[-1].bias[1] = -value
     with pytest.raises(NumericsError, match=r"the loss on 37 images is (nan|inf)"):
         evaluate(network, frozen(), 5, Runtime(CPU, "float32", ""))
+
+
+def test_the_share_of_samples_outside_is_counted_for_transformers_alone() -> None:
+    runtime = Runtime(CPU, "float32", "")
+    network = build_model(ModelConfig(name="st-fcn", parameters=30_000), SPEC, 0)
+    assert evaluate(network, frozen(), 5, runtime).outside_percent == 0  # the identity stays inside
+    assert network.transformer is not None
+    with torch.no_grad():
+        network.transformer.localisation[-1].bias[2] = 1.0  # reads half of its samples right of the image
+    assert evaluate(network, frozen(), 5, runtime).outside_percent == pytest.approx(50)
+    plain = build_model(ModelConfig(name="fcn", parameters=30_000), SPEC, 0)
+    assert evaluate(plain, frozen(), 5, runtime).outside_percent is None
