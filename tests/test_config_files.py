@@ -585,10 +585,10 @@ def test_whatever_is_written_loads_or_is_explained():
 
 
 def test_a_recipe_brings_its_own_length() -> None:
-    """digits/r says 80 epochs of the quick recipe; the paper's recipe has 150,000 iterations."""
+    """digits/r says 200 epochs of the quick recipe; the paper's recipe has 150,000 iterations."""
     train = load_config("digits/r", ["train.recipe=paper"]).train
     assert (train.epochs, train.iterations) == (None, 150_000)
-    assert load_config("digits/r", ["train.recipe=quick"]).train.epochs == 80
+    assert load_config("digits/r", ["train.recipe=quick"]).train.epochs == 200
     assert load_config("digits/r", ["train.recipe=paper", "train.epochs=3"]).train.epochs == 3
 
 
