@@ -13,7 +13,7 @@ def distort_dataset(
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the distortion.")
     ] = None,
-    dataset: Annotated[str, typer.Option(help="digits or mnist.")] = "digits",
+    dataset: Annotated[str, typer.Option(help="A name (see `stn list datasets`), or a folder of images.")] = "digits",
     out: Annotated[str | None, typer.Option(help="Folder to write.  [default: data/<dataset>-<kind>]")] = None,
     seed: options.Seed = None,
     data_dir: options.DataDir = None,
