@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 from stn_cli.config_files import load_config
+from stn_cli.datasets.build import build_scene
 from stn_cli.datasets.loader import BatchLoader, TrainingStream
-from stn_cli.datasets.source import Split
-from stn_cli.distortions.build import build_distortion
+from stn_cli.datasets.source import Source, Split
 from stn_cli.models.build import InputSpec, build_model
 from stn_cli.training.optimiser import build_optimiser
 from stn_cli.training.run_folder import describe_environment
@@ -40,7 +40,8 @@ def median_step_ms(model: str, keep: bool, steps: int) -> float:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (4096, 1, 28, 28), generator=generator, dtype=torch.uint8)
     split = Split(images, torch.randint(0, 10, (4096,), generator=generator))
-    loader = BatchLoader(split, build_distortion(config.distortion), runtime.device)
+    scene = build_scene(config.distortion, Source("noise", split, split, tuple("0123456789")))
+    loader = BatchLoader(split, scene, runtime.device, own=torch.arange(len(split)))
     stream = TrainingStream(loader, config.train.batch_size, 0)
     network = build_model(config.model, InputSpec(1, 28, 28, 10, (0.5,), (0.3,)), 0)
     network = network.to(runtime.device).to(memory_format=runtime.memory_format)

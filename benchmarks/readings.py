@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stn_cli.datasets.mnist import load_mnist
-from stn_cli.distortions.distortion import draw_frozen
+from stn_cli.distortions.distortion import BLOCK, draw_frozen
 from stn_cli.distortions.projective import Projective
 from stn_cli.geometry.grids import affine_grid, projective_grid
 from stn_cli.geometry.matrices import square_to_corners
@@ -29,8 +29,8 @@ FAINT = 0.1  # share of its ink below which a distorted digit counts as lost
 def lost_under_p() -> dict[str, float]:
     """Percent of the MNIST test digits that P leaves with under a tenth of their ink, by which side's corners move."""
     images = load_mnist(Path(os.environ["STN_DATA"]), offline=True).test.images.float() / 255
-    distortion = Projective(canvas=(28, 28), scale=(0.75, 1.0), corner_sigma=5.0)
-    parameters = draw_frozen(distortion, len(images), 0, "test")
+    distortion = Projective(in_size=(28, 28), canvas=(28, 28), scale=(0.75, 1.0), corner_sigma=5.0)
+    parameters = draw_frozen(lambda _, generator: distortion.draw(BLOCK, generator), len(images), 0, "test")
     corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
     moved = parameters["scale"][:, None, None] * corners + parameters["corner_shift"] / 14
     digit_side = sample(images, projective_grid(_inverse(square_to_corners(moved.double())).float(), (28, 28)))

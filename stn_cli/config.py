@@ -3,26 +3,10 @@
 import unicodedata
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from stn_cli.config_distortion import DistortionConfig, RConfig, Section
 from stn_cli.names import DATASETS
-
-
-def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
-    if bounds[0] > bounds[1]:
-        raise ValueError(f"the lower bound {bounds[0]:g} lies above the upper bound {bounds[1]:g}")
-    return bounds
-
-
-def _with_canonical_kind(section: Any) -> Any:
-    """Let the kind be written in any case, and a missing one be R."""
-    if not isinstance(section, dict):
-        return section
-    given = cast("dict[str, Any]", section)
-    kind = given.get("kind", "R")
-    return given | {
-        "kind": (kind.lower() if kind.lower() == "none" else kind.upper()) if isinstance(kind, str) else kind
-    }
 
 
 def _canonical_dataset(name: Any) -> Any:
@@ -36,17 +20,6 @@ def _writable(text: str) -> str:
     return text
 
 
-def _require_nothing(schema: dict[str, Any]) -> None:
-    """Keep editors that check a config against the JSON schema from asking for what the recipe gives."""
-    schema.pop("required", None)
-
-
-Ordered = AfterValidator(_ordered)
-Angle = Annotated[float, Field(ge=-360, le=360)]
-Factor = Annotated[float, Field(ge=0.05, le=4)]
-Degrees = Annotated[tuple[Angle, Angle], Ordered, Field(description="lowest and highest, clockwise on the screen")]
-Scale = Annotated[tuple[Factor, Factor], Ordered, Field(description="lowest and highest, relative to the original")]
-Canvas = Annotated[int, Field(ge=8, le=512, description="side of the distorted image in pixels")]
 LowerName = BeforeValidator(lambda name: name.lower() if isinstance(name, str) else name)
 Text = Annotated[str, AfterValidator(_writable)]
 DatasetName = BeforeValidator(_canonical_dataset)
@@ -79,69 +52,16 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-class Section(BaseModel):
-    """A part of the configuration: frozen, finite numbers only, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, json_schema_extra=_require_nothing)
-
-
 class DataConfig(Section):
     """Which images."""
 
     dataset: Annotated[Text, DatasetName] = Field(
         "digits", description="a name, or a folder: what `stn distort-dataset` wrote, IDX files, or images by class"
     )
+    labels: Text | None = Field(None, description="the IDX file of labels, where the dataset is one IDX file of images")
     data_dir: Text | None = Field(None, description="where datasets lie; else STN_DATA, else ./data")
     offline: bool = Field(False, description="never download")
     validation: float = Field(0.05, ge=0, le=0.5, description="share of the training images held out to choose `best`")
-
-
-class NoDistortion(Section):
-    """Images as they are."""
-
-    kind: Literal["none"] = "none"
-
-
-class RConfig(Section):
-    """R: rotation."""
-
-    kind: Literal["R"] = "R"
-    canvas: Canvas = 28
-    rotation: Degrees = (-90.0, 90.0)
-
-
-class RTSConfig(Section):
-    """RTS: rotation, scale and a random place."""
-
-    kind: Literal["RTS"] = "RTS"
-    canvas: Canvas = 42
-    rotation: Degrees = (-45.0, 45.0)
-    scale: Scale = (0.7, 1.2)
-
-
-class PConfig(Section):
-    """P: projective."""
-
-    kind: Literal["P"] = "P"
-    canvas: Canvas = 28
-    scale: Scale = (0.75, 1.0)
-    corner_sigma: float = Field(5.0, ge=0, le=100, description="pixels")
-
-
-class EConfig(Section):
-    """E: elastic, a thin plate spline with 16 control points."""
-
-    kind: Literal["E"] = "E"
-    canvas: Canvas = 28
-    scale: Scale = (0.75, 1.0)
-    control_point_sigma: float = Field(1.5, ge=0, le=100, description="pixels")
-
-
-DistortionConfig = Annotated[
-    NoDistortion | RConfig | RTSConfig | PConfig | EConfig,
-    Field(discriminator="kind"),
-    BeforeValidator(_with_canonical_kind),
-]
 
 
 class ModelConfig(Section):

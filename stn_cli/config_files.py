@@ -190,7 +190,7 @@ def _plain(
     node: yaml.Node, path: SettingPath, place: Callable[[int], str], lines: dict[SettingPath, str], problems: list[str]
 ) -> Any:
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, path, place, lines, problems) for item in node.value]
+        return [_plain(item, (*path, str(i)), place, lines, problems) for i, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
         return None if node.tag == "tag:yaml.org,2002:null" else node.value
     mapping: dict[str, Any] = {}

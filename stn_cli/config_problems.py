@@ -25,9 +25,7 @@ class ConfigError(UsageError):
 def explain(problem: Any, lines: Mapping[SettingPath, str], said: Mapping[SettingPath, str]) -> str:
     """Turn one of pydantic's problems into a line: place, setting, what is wrong, what to write."""
     loc, kind, given, context = problem["loc"], problem["type"], problem["input"], problem.get("ctx", {})
-    path: SettingPath = tuple(part for part in loc if isinstance(part, str))
-    if path[0] == "distortion" and len(path) > 1:
-        path = (path[0], *path[2:])  # pydantic names the kind between the section and the key
+    path = _path(loc)
     if kind == "union_tag_invalid":
         path, given = (*path, "kind"), given["kind"]
     place, name = _place(path, lines, said), ".".join(path)
@@ -46,9 +44,22 @@ def explain(problem: Any, lines: Mapping[SettingPath, str], said: Mapping[Settin
     if kind == "value_error":
         return f"{place}{name}: {str(context['error']).rstrip('.')}.{allowed}"
     reason = problem["msg"][0].lower() + problem["msg"][1:]
-    if kind in ("tuple_type", "missing", "too_long"):
+    if "prefixItems" in _schema_at(loc) and kind in ("tuple_type", "missing", "too_long"):
         reason = "two numbers belong here, [lowest, highest]"
+    elif path[-1] == "stages":
+        reason = "two distortions or more belong here, [{kind: R}, {kind: E}]"
     return f"{place}{name} is {shown(given)}: {reason}.{allowed}"
+
+
+def _path(loc: tuple[str | int, ...]) -> SettingPath:
+    """Return where a setting stands: pydantic's location without the kinds it names, and without a range's end."""
+    path: list[str] = []
+    for i, part in enumerate(loc):
+        before = loc[i - 1] if i else None
+        is_kind = loc[:i] == ("distortion",) or isinstance(before, int)
+        if not is_kind and (isinstance(part, str) or before == "stages"):
+            path.append(str(part))
+    return tuple(path)
 
 
 def _place(path: SettingPath, lines: Mapping[SettingPath, str], said: Mapping[SettingPath, str]) -> str:
@@ -78,6 +89,7 @@ def _schema_at(loc: Sequence[str | int]) -> Mapping[str, Any]:
     """Return the JSON schema of the setting at pydantic's location; of both numbers of a range it is the same."""
     here = _schema()
     for part in (part for part in loc if isinstance(part, str)):
+        here = here.get("items", here)
         kinds = here.get("discriminator", {}).get("mapping", {})
         here = _resolve({"$ref": kinds[part]} if kinds else here["properties"][part])
     return here

@@ -2,7 +2,7 @@
 
 MODELS = ("fcn", "cnn", "st-fcn", "st-cnn")
 TRANSFORMS = ("attention", "similarity", "affine", "projective", "tps")
-DISTORTIONS = ("none", "R", "RTS", "P", "E")
+DISTORTIONS = ("none", "R", "RTS", "P", "E", "T", "TC", "addition", "volume", "chain")
 DATASETS = (
     "digits",
     "mnist",
@@ -20,3 +20,4 @@ DATASETS = (
 RECIPES = ("quick", "paper")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bf16")
+FORMATS = ("idx", "png", "safetensors")

@@ -30,6 +30,8 @@ def settings() -> Iterator[tuple[tuple[str, ...], str | None, dict[str, Any]]]:
 
 def build(path: tuple[str, ...], value: Any, kind: str | None = None) -> RunConfig:
     section = {path[-1]: value} | ({"kind": kind} if kind else {})
+    if str(section.get("kind")).lower() == "chain":  # the one kind that is nothing by itself
+        section = {"stages": ({"kind": "R"}, {"kind": "E"})} | section
     return RunConfig.model_validate({path[0]: section} if len(path) > 1 else section)
 
 

@@ -106,7 +106,8 @@ def test_every_single_typo_in_a_setting_names_the_right_one(prefix: str, group: 
 def test_every_single_typo_in_a_setting_of_a_distortion_names_the_right_one(kind: str):
     for name in KINDS[kind]:
         wrong = [typo for typo in typos(name) if typo not in KINDS[kind]]
-        check_hints("distortion.", wrong, name, [f"distortion.kind={kind}"])
+        stages = ["distortion.stages=[{kind: R}, {kind: E}]"] if kind == "chain" else []
+        check_hints("distortion.", wrong, name, [f"distortion.kind={kind}", *stages])
 
 
 @pytest.mark.parametrize("setting", CHOICES)
@@ -422,9 +423,10 @@ def valid_settings(rng: random.Random) -> dict[str, str]:
         "data.offline": rng.choice(["true", "no", "1", "off"]),
         "data.validation": str(rng.uniform(0, 0.5)),
         "distortion.kind": kind,
-        **({"distortion.canvas": str(rng.randint(8, 512))} if kind != "none" else {}),
-        **({"distortion.rotation": str(degrees)} if kind in ("R", "RTS") else {}),
-        **({"distortion.scale": str(scales)} if kind in ("RTS", "P", "E") else {}),
+        **({"distortion.canvas": str(rng.randint(8, 256))} if "canvas" in KINDS[kind] else {}),
+        **({"distortion.rotation": str(degrees)} if "rotation" in KINDS[kind] else {}),
+        **({"distortion.scale": str(scales)} if "scale" in KINDS[kind] else {}),
+        **({"distortion.stages": f"[{{kind: RTS, scale: {scales}}}, {{kind: TC}}]"} if kind == "chain" else {}),
         "model.name": name,
         **({"model.transform": rng.choice(names.TRANSFORMS)} if name.startswith("st-") else {}),
         "train.recipe": rng.choice(names.RECIPES),
@@ -439,7 +441,8 @@ def valid_settings(rng: random.Random) -> dict[str, str]:
     if "model.transform" in kept:
         kept["model.name"] = name
     if any(setting.startswith("distortion.") for setting in kept):
-        kept["distortion.kind"] = kind
+        both = {"distortion.kind", "distortion.stages"} & settings.keys()
+        kept |= {setting: settings[setting] for setting in both}
     return kept
 
 

@@ -20,12 +20,23 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_library_example_runs() -> None:
-    (code,) = blocks("python")
+    (code,) = [block for block in blocks("python") if "SpatialTransformer" in block]
     scope = {"images": torch.rand(3, 1, 28, 28)}
     exec(code, scope)
     torch.testing.assert_close(scope["output"], scope["images"])  # a new transformer is the identity
     assert scope["theta"].shape == (3, 6)
     assert scope["grid"].shape == (3, 28, 28, 2)
+
+
+def test_the_example_of_true_maps_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = [block for block in blocks("python") if "true_map" in block]
+    monkeypatch.chdir(tmp_path)
+    arguments = ["distort-dataset", "RTS", "--limit", "12", "--out", "data/mnist-rts"]
+    get_command(app).main(arguments, standalone_mode=False)
+    scope: dict[str, torch.Tensor] = {}
+    exec(code, scope)
+    assert scope["grid"].shape == (12, 42, 42, 2)
+    assert scope["originals"].shape == (12, 1, 28, 28)
 
 
 def test_the_map_names_every_file_and_no_other() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stn_cli.errors import ResourceError
-from stn_cli.storage import sha256_of, write_bytes, write_json
+from stn_cli.storage import make_folder, sha256_of, write_bytes, write_json, writing
 
 OLD, NEW = b"old", b"new" * 1000
 
@@ -109,6 +109,64 @@ def test_a_folder_where_a_file_is_needed_stays(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="folder"):
         write_bytes(tmp_path / "folder", NEW)
     assert os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("pieces", [[], [b""], [NEW], [NEW, b"", OLD, memoryview(NEW)]])
+def test_pieces_become_one_file_with_its_hash(tmp_path: Path, pieces: list[bytes]) -> None:
+    path, whole = tmp_path / "a" / "state.bin", b"".join(pieces)
+    with writing(path) as output:
+        for piece in pieces:
+            output.write(piece)
+        assert not path.exists()
+    assert path.read_bytes() == whole
+    assert (output.size, output.sha256) == (len(whole), hashlib.sha256(whole).hexdigest())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("error", [ValueError(), KeyboardInterrupt(), FileNotFoundError(errno.ENOENT, "elsewhere")])
+def test_an_exception_in_the_block_is_kept_and_so_is_the_old_file(path: Path, error: BaseException) -> None:
+    """Also an OSError of something else: it is not blamed on this file."""
+
+    def interrupted() -> None:
+        with writing(path) as output:
+            output.write(NEW)
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        interrupted()
+    assert caught.value is error
+    assert path.read_bytes() == OLD
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_disk_that_gets_full_between_pieces_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_two() -> None:
+        with writing(path) as output:
+            output.write(b"x" * 90)
+            with full_disk(monkeypatch):
+                output.write(b"x" * 90)
+
+    with pytest.raises(ResourceError, match="cannot write"):
+        write_two()
+    assert path.read_bytes() == OLD
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_only_what_is_durable_waits_for_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with failing(os, "fsync", no_space())(monkeypatch):
+        with writing(path, durable=False) as output:
+            output.write(NEW)
+        with pytest.raises(ResourceError), writing(path):
+            pass
+    assert path.read_bytes() == NEW
+
+
+def test_a_folder_is_made_once_and_not_where_a_file_is(path: Path) -> None:
+    for _ in range(2):
+        make_folder(path.parent / "a" / "b")
+    assert (path.parent / "a" / "b").is_dir()
+    with pytest.raises(ResourceError, match="cannot write"):
+        make_folder(path)
 
 
 def test_json_comes_back_and_ends_with_a_newline(tmp_path: Path) -> None:

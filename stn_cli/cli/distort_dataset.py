@@ -1,21 +1,51 @@
 """stn distort-dataset: dataset → folder of distorted images with their true parameters."""
 
+from pathlib import Path
 from shlex import quote
 from typing import Annotated
 
 import typer
 
 from stn_cli.cli import options
+from stn_cli.names import FORMATS
+
+Range = tuple[float, float]
 
 
 def distort_dataset(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="R, RTS, P or E.")],
+    kind: Annotated[
+        str | None, typer.Argument(metavar="KIND", help="R, RTS, P, E, T, TC, addition or volume.", show_default=False)
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the distortion.")
     ] = None,
-    dataset: Annotated[str, typer.Option(help="A name (see `stn list datasets`), or a folder of images.")] = "digits",
+    dataset: Annotated[
+        str, typer.Option(help="A name (see `stn list datasets`), a folder of images, or an IDX file of images.")
+    ] = "digits",
+    labels: Annotated[str | None, typer.Option(help="IDX file of labels, for an IDX file of images.")] = None,
     out: Annotated[str | None, typer.Option(help="Folder to write.  [default: data/<dataset>-<kind>]")] = None,
     seed: options.Seed = None,
+    compose: Annotated[
+        list[str] | None, typer.Option(metavar="KIND", help="Distort further; again for more. {kind: E, scale: [1, 1]}")
+    ] = None,
+    file_format: Annotated[
+        str | None, typer.Option("--format", help=f"{', '.join(FORMATS)}.  [default: the first that fits]")
+    ] = None,
+    copies: Annotated[int, typer.Option(min=1, max=10_000, help="Distortions of every image.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many images of each split.")] = None,
+    verify: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Check a folder that was written, and stop.")
+    ] = None,
+    rotation: Annotated[
+        Range | None, typer.Option(help="R, RTS, addition, volume: degrees.", metavar="LOW HIGH")
+    ] = None,
+    scale: Annotated[Range | None, typer.Option(help="RTS, P, E, addition.", metavar="LOW HIGH")] = None,
+    corner_sigma: Annotated[float | None, typer.Option(help="P: pixels.", metavar="NUMBER")] = None,
+    control_point_sigma: Annotated[float | None, typer.Option(help="E: pixels.", metavar="NUMBER")] = None,
+    pieces: Annotated[int | None, typer.Option(help="TC: of other digits.", metavar="NUMBER")] = None,
+    piece_size: Annotated[int | None, typer.Option(help="TC: side in pixels.", metavar="NUMBER")] = None,
+    depth: Annotated[float | None, typer.Option(help="volume: of the digit, in voxels.", metavar="NUMBER")] = None,
+    canvas: Annotated[int | None, typer.Option(help="Side of the distorted image in pixels.", metavar="NUMBER")] = None,
     data_dir: options.DataDir = None,
     offline: options.Offline = False,
     json: options.Json = False,
@@ -23,43 +53,107 @@ def distort_dataset(
 ) -> None:
     """Write both splits of a dataset, distorted once and for all, with their true parameters.
 
-    IDX files as torchvision.datasets.MNIST reads them, parameters as safetensors, a manifest and a preview PNG.
+    The same seed gives the same bytes on every machine. Grey images become IDX files as torchvision.datasets.MNIST
+    reads them, colour PNG folders. Ranges are the paper's unless given.
 
     \b
     Examples:
       stn distort-dataset R
       stn distort-dataset RTS --dataset mnist --out data/mnist-rts --seed 1
-      stn distort-dataset E distortion.control_point_sigma=3
+      stn distort-dataset E --control-point-sigma 3 --copies 5
+      stn distort-dataset R --rotation -180 180 --compose E --compose TC
+      stn distort-dataset TC --canvas 84 --pieces 16 --format png
+      stn distort-dataset --verify data/mnist-rts
     """
+    from stn_cli.errors import UsageError
+
+    if verify is not None:
+        _verify(Path(verify), json)
+        return
+    if kind is None:
+        raise UsageError("no kind of distortion is given", "Choose from R, RTS, P, E, T, TC, addition, volume.")
+    ranges = {
+        "rotation": rotation,
+        "scale": scale,
+        "corner_sigma": corner_sigma,
+        "control_point_sigma": control_point_sigma,
+        "pieces": pieces,
+        "piece_size": piece_size,
+        "depth": depth,
+        "canvas": canvas,
+    }
     from stn_cli.config_files import load_config, refuse_other_settings
 
     refuse_other_settings(settings or [], ("data", "distortion", "seed"))
-    said = options.overrides_from(offline, dataset=dataset, data_dir=data_dir, distortion=kind, seed=seed)
-    config = load_config(None, said + (settings or []))
-    from pathlib import Path
-
+    said = options.overrides_from(offline, dataset=dataset, labels=labels, data_dir=data_dir, seed=seed)
+    given = [f"distortion.{key}={_written(value)}" for key, value in ranges.items() if value is not None]
+    config = load_config(None, said + _distortion(kind, given + (settings or []), compose or []))
     from stn_cli.cli.console import download_bar, print_json, progress_bar, stdout_console
-    from stn_cli.datasets.build import build_source
-    from stn_cli.datasets.distorted import MANIFEST, PREVIEW, Recipe, read_manifest, write_distorted
-    from stn_cli.distortions.build import build_distortion
-    from stn_cli.errors import UsageError
+    from stn_cli.datasets.build import build_scene, build_source
+    from stn_cli.datasets.distorted import PREVIEW, Recipe, choose_format, write_distorted
+    from stn_cli.datasets.manifest import MANIFEST, read_manifest
+    from stn_cli.training.runtime import keep_freed_memory
 
-    distortion = build_distortion(config.distortion)
-    if distortion is None:
-        raise UsageError("none distorts nothing", "Choose from R, RTS, P, E.")
-    folder = Path(out or f"data/{Path(config.data.dataset).name}-{config.distortion.kind.lower()}")
+    if config.distortion.kind == "none":
+        raise UsageError("none distorts nothing", "Choose from R, RTS, P, E, T, TC, addition, volume.")
+    keep_freed_memory()
     with download_bar() as download:
         source = build_source(config.data, download)
-    recipe = Recipe(config.data.dataset, config.distortion.model_dump(mode="json"), config.seed)
+    scene = build_scene(config.distortion, source)
+    recipe = Recipe(
+        dataset=config.data.dataset,
+        distortion=config.distortion.model_dump(mode="json"),
+        seed=config.seed,
+        format=choose_format(file_format, scene),
+        copies=copies,
+        limit=limit,
+    )
+    kinds = [stage.kind for stage in getattr(config.distortion, "stages", [config.distortion])]
+    folder = Path(out or f"data/{Path(config.data.dataset).name}-{'-'.join(kinds).lower()}")
     with progress_bar() as bar:
         task = bar.add_task(f"distorting {source.name}", total=None)
-        for done, total in write_distorted(source, distortion, recipe, folder):
+        for done, total in write_distorted(source, scene, recipe, folder):
             bar.update(task, completed=done, total=total)
     if json:
         print_json({"out": str(folder), **read_manifest(folder)})
-    else:
-        console = stdout_console()
+        return
+    console = stdout_console()
+    if recipe.format == "idx" and len(scene.shape) == 3:
         console.print(f"{folder}/MNIST/raw  for torchvision.datasets.MNIST({str(folder)!r})")
-        console.print(f"{folder / MANIFEST}")
-        console.print(f"{folder / PREVIEW}")
+    elif recipe.format == "png":
+        console.print(f"{folder}/train  for torchvision.datasets.ImageFolder({str(folder / 'train')!r}), and test")
+    else:
+        console.print(f"{folder}  {recipe.format}, samples of {'×'.join(map(str, scene.shape))}")
+    console.print(f"{folder / MANIFEST}")
+    console.print(f"{folder / PREVIEW}")
+    if len(scene.shape) == 3:
         console.print(f"next: stn train --dataset {quote(str(folder))}")
+
+
+def _distortion(kind: str, settings: list[str], compose: list[str]) -> list[str]:
+    """Return the overrides for one kind with its settings, or for a chain of which it is the first."""
+    if not compose:
+        return [f"distortion.kind={kind}", *settings]
+    own = [setting for setting in settings if setting.startswith("distortion.")]
+    first = ", ".join(
+        [f"kind: {kind}", *(": ".join(setting.removeprefix("distortion.").split("=", 1)) for setting in own)]
+    )
+    stages = [f"{{{first}}}", *(stage if stage.startswith("{") else f"{{kind: {stage}}}" for stage in compose)]
+    others = [setting for setting in settings if setting not in own]
+    return ["distortion.kind=chain", f"distortion.stages=[{', '.join(stages)}]", *others]
+
+
+def _written(value: float | Range) -> str:
+    return f"[{value[0]}, {value[1]}]" if isinstance(value, tuple) else str(value)
+
+
+def _verify(folder: Path, json: bool) -> None:
+    # Nothing here imports torch: the check of a folder takes less time than that.
+    from stn_cli.cli.console import print_json, stdout_console
+    from stn_cli.datasets.manifest import verify
+
+    found = verify(folder)
+    if json:
+        print_json({"folder": str(folder), "files": found.files, "bytes": found.bytes})
+    else:
+        stdout_console().print(f"{folder}: {found.files:,} files, {found.bytes / 1e6:.1f} MB, all as they were written")

@@ -6,7 +6,9 @@ import typer
 
 from stn_cli.names import DEVICES, DISTORTIONS, MODELS, PRECISIONS, RECIPES, TRANSFORMS
 
-Dataset = Annotated[str | None, typer.Option(help="A name (see `stn list datasets`), or a folder of images.")]
+Dataset = Annotated[
+    str | None, typer.Option(help="A name (see `stn list datasets`), a folder of images, or an IDX file of images.")
+]
 Distortion = Annotated[str | None, typer.Option(help=f"{', '.join(DISTORTIONS)}.")]
 Model = Annotated[str | None, typer.Option(help=f"{', '.join(MODELS)}.")]
 Transform = Annotated[str | None, typer.Option(help=f"{', '.join(TRANSFORMS)}.")]
@@ -31,6 +33,7 @@ KEYS = {
     "runs_dir": "runs_dir",
     "seed": "seed",
     "dataset": "data.dataset",
+    "labels": "data.labels",
     "data_dir": "data.data_dir",
     "distortion": "distortion.kind",
     "model": "model.name",

@@ -1,13 +1,17 @@
 """Folders of distorted images, as `stn distort-dataset` writes and `stn train` reads them.
 
-<folder>/MNIST/raw/*-ubyte           both splits, as torchvision.datasets.MNIST(<folder>) reads them
-<folder>/parameters-*.safetensors    the true parameters of every image
+<folder>/…                           both splits, in one of the `FORMATS`
+<folder>/parameters-*.safetensors    the true parameters of every sample, and which image it shows, `source_image`
 <folder>/preview.png                 originals beside distorted images, of the test split
 <folder>/manifest.json               kind, ranges, seed, counts, hashes; written last, so its presence means complete
 <folder>/unfinished.json             the recipe, while the folder is being written
 """
 
+import hashlib
 import json
+import math
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -15,173 +19,236 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from safetensors.torch import save
 from torch import Tensor
 
 from stn_cli import __version__
 from stn_cli.datasets.download import alone
-from stn_cli.datasets.idx import read_labelled, write_idx
+from stn_cli.datasets.format import SplitName
+from stn_cli.datasets.formats import FORMATS
 from stn_cli.datasets.loader import BatchLoader, FrozenSet, first_of_each_class
+from stn_cli.datasets.manifest import MANIFEST, SCHEMA, UNFINISHED, read_manifest, verify, write_manifest
+from stn_cli.datasets.scene import Scene
 from stn_cli.datasets.source import Source, Split
-from stn_cli.distortions.distortion import Distortion
 from stn_cli.drawing.panels import before_after_panel
-from stn_cli.errors import DataError, UsageError
+from stn_cli.errors import DataError, ResourceError, UsageError
 from stn_cli.storage import sha256_of, write_bytes, write_json
 
-MANIFEST = "manifest.json"
-UNFINISHED = "unfinished.json"
+SPLITS: tuple[SplitName, ...] = ("train", "test")
 PREVIEW = "preview.png"
-SCHEMA = 1
-MOST_CLASSES = 256  # in IDX labels of one byte
-FILES = {"train": "train", "test": "t10k"}  # our splits → torchvision's file names
-AGAIN = "Remove the folder, then run `stn distort-dataset` again."
-CHUNK = 1024  # images distorted at once; bounds the memory to about 100 MB
+CHUNK = 512  # samples rendered at once
+CHUNK_PIXELS = 1 << 19  # but no more pixels than these: what the processor's caches hold
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a folder is made from: the dataset, the distortion's resolved settings and the seed."""
+    """What a folder is made from, and how it is kept.
+
+    `distortion`: its settings. `copies`: distortions of every image, the whole split over and over again. `limit`: only
+    so many images from the first of each split on. Neither changes a sample that would be there without it.
+    """
 
     dataset: str
     distortion: dict[str, Any]
     seed: int
+    format: str
+    copies: int = 1
+    limit: int | None = None
 
 
-def write_distorted(source: Source, distortion: Distortion, recipe: Recipe, folder: Path) -> Iterator[tuple[int, int]]:
-    """Write both splits, yielding (images done, images in all) on the way.
-
-    The same recipe writes the same bytes, into an empty folder or over a run of itself that was killed.
+def choose_format(asked: str | None, scene: Scene) -> str:
+    """Return the format asked for, else the first that can keep such samples: IDX, PNG, safetensors.
 
     Raises:
-        UsageError: the folder holds something else, or the images are in colour (IDX for torchvision is grey).
-        ResourceError: the folder cannot be written, or another process writes it for too long.
+        UsageError: the format cannot keep them.
     """
-    if source.train.images.shape[1] != 1:
-        raise UsageError(
-            f"{source.name} is in colour", "Choose a grey dataset: torchvision's IDX files have no colour."
-        )
-    if len(source.classes) > MOST_CLASSES:
-        raise UsageError(
-            f"{source.name} has {len(source.classes)} classes, a label file has room for {MOST_CLASSES}",
-            "Choose another dataset.",
-        )
-    _refuse_other_content(folder, recipe)
+    refusals = {name: known.refusal(scene.shape, scene.classes) for name, known in FORMATS.items()}
+    fitting = [name for name, refusal in refusals.items() if refusal is None]
+    if asked is not None and asked not in FORMATS:
+        raise UsageError(f"there is no format {asked!r}", f"Choose from {', '.join(fitting)}.")
+    if asked is not None and asked not in fitting:
+        raise UsageError(f"{refusals[asked]}", f"Choose from {', '.join(fitting)} with --format.")
+    return asked or fitting[0]
+
+
+def write_distorted(source: Source, scene: Scene, recipe: Recipe, folder: Path) -> Iterator[tuple[int, int]]:
+    """Write both splits, yielding (samples done, samples in all) on the way.
+
+    The same recipe writes the same bytes, into an empty folder or over a run of itself that was killed. Only one chunk
+    of samples is in memory at a time.
+
+    Raises:
+        UsageError: the folder holds something else, or the format cannot keep these samples.
+        ResourceError: the disk has too little room, the folder cannot be written, or another process writes it for
+            too long.
+    """
+    choose_format(recipe.format, scene)
+    head = _head(source, recipe)
+    _refuse_other_content(folder, head)
+    _refuse_a_full_disk(source, scene, recipe, folder)
     with alone(folder / MANIFEST):
-        _refuse_other_content(folder, recipe)  # another process may have come first
-        yield from _write(source, distortion, recipe, folder)
+        _refuse_other_content(folder, head)  # another process may have come first
+        yield from _write(source, scene, recipe, head, folder)
 
 
-def _write(source: Source, distortion: Distortion, recipe: Recipe, folder: Path) -> Iterator[tuple[int, int]]:
-    write_json(folder / UNFINISHED, _head(recipe))
+def _write(
+    source: Source, scene: Scene, recipe: Recipe, head: dict[str, Any], folder: Path
+) -> Iterator[tuple[int, int]]:
+    write_json(folder / UNFINISHED, head)
     (folder / MANIFEST).unlink(missing_ok=True)
-    total, done = len(source.train) + len(source.test), 0
-    for purpose, split in (("train", source.train), ("test", source.test)):
-        frozen = FrozenSet(BatchLoader(split, distortion, torch.device("cpu")), recipe.seed, purpose)
-        images: list[Tensor] = []
-        for batch in frozen.batches(CHUNK):
-            images.append(to_bytes(batch.images)[:, 0])
-            done += len(batch.targets)
-            yield done, total
-        write_idx(images_file(folder, purpose), torch.cat(images))
-        write_idx(labels_file(folder, purpose), split.targets.to(torch.uint8))
-        write_bytes(parameters_file(folder, purpose), save(frozen.parameters))
-    _write_preview(folder, source.test, images)
-    files = [f(folder, p) for p in FILES for f in (images_file, labels_file, parameters_file)]
-    write_json(
-        folder / MANIFEST,
-        {
-            **_head(recipe),
-            "classes": list(source.classes),
-            "images": {"train": len(source.train), "test": len(source.test)},
-            "size": list(distortion.canvas),
-            "versions": {"stn": __version__, "torch": torch.__version__},
-            "sha256": {file.relative_to(folder).as_posix(): sha256_of(file) for file in files},
-        },
-    )
+    counts = {name: _count(split, recipe) for name, split in _splits(source)}
+    total, done, hashes = sum(counts.values()), 0, dict[str, str]()
+    draws: list[FrozenSet] = []
+    for name, split in _splits(source):
+        draws = _frozen_draws(source, scene, recipe, name, split)
+        targets = torch.cat([draw.targets for draw in draws])
+        opened = FORMATS[recipe.format].writer(folder, name, targets, scene.shape, scene.classes)
+        with opened as writer:
+            for draw in draws:
+                for index in torch.arange(len(draw)).split(_chunk(scene)):
+                    writer.add(draw.render(index))
+                    done += len(index)
+                    yield done, total
+        hashes |= writer.sha256
+        parameters = parameters_file(folder, name)
+        write_bytes(parameters, save(_parameters(draws)))
+        hashes[parameters.name] = sha256_of(parameters)
+    hashes[PREVIEW] = _write_preview(folder, source.test, scene, draws[0])
+    if recipe.format == "png" and hasattr(os, "sync"):
+        os.sync()  # once, instead of once per file
+    manifest = {
+        **head,
+        "classes": list(scene.classes),
+        "images": counts,
+        "sample_shape": list(scene.shape),
+        "versions": {"stn": __version__, "torch": torch.__version__},
+        "sha256": hashes,
+    }
+    write_manifest(folder, manifest)
     for leftover in [folder / UNFINISHED, *folder.rglob(".*.tmp")]:  # temporary files of a run that was killed
         leftover.unlink(missing_ok=True)
 
 
 def read_distorted(folder: Path) -> Source:
-    """Return the images of a folder that `write_distorted` finished.
+    """Return the images of a folder that `write_distorted` finished; every file is checked first.
 
     Raises:
-        DataError: the manifest or a file is missing, damaged or of a newer version.
+        DataError: the manifest or a file is missing, damaged or of another version, or the folder holds volumes.
+    """
+    verify(folder)
+    manifest = read_manifest(folder)
+    shape, classes = manifest["sample_shape"], tuple(manifest["classes"])
+    if len(shape) != 3:
+        raise DataError(f"{folder} holds volumes, which no network here takes", "Read them with `map_samples`.")
+    splits = {
+        name: FORMATS[manifest["format"]].read(folder, name, manifest["images"][name], shape, classes)
+        for name in SPLITS
+    }
+    return Source(
+        name=folder.resolve().name,
+        train=splits["train"],
+        test=splits["test"],
+        classes=classes,
+        lineage=f" of {manifest['manifest_sha256']}",
+    )
+
+
+def map_samples(folder: Path, split: SplitName = "test") -> tuple[UInt8[Tensor, "n ..."], Int64[Tensor, "n"]]:
+    """Return the samples and targets of a split, mapped into memory: only what is used is read from the disk.
+
+    For volumes, which fill 13 GB. The files are not checked; `stn distort-dataset --verify` does.
+
+    Raises:
+        DataError: the manifest or a file is missing, or of another size than it says.
+        ValueError: the folder holds PNG files.
     """
     manifest = read_manifest(folder)
-    classes = tuple(str(name) for name in manifest["classes"])
-    for name, expected in manifest["sha256"].items():
-        file = folder / name
-        found = sha256_of(file) if file.is_file() else "missing"
-        if found != expected:
-            raise DataError(f"{file} is not what was written: sha256 {expected}, found {found}", "Write it again.")
-    splits = {p: read_labelled(images_file(folder, p), labels_file(folder, p), len(classes)) for p in FILES}
-    return Source(name=folder.resolve().name, train=splits["train"], test=splits["test"], classes=classes)
+    kept, count, shape = FORMATS[manifest["format"]], manifest["images"][split], manifest["sample_shape"]
+    return kept.mapped(folder, split, count, shape), kept.targets(folder, split, count, shape, manifest["classes"])
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a folder.
-
-    Raises:
-        DataError: it is missing, no JSON, lacks a key, or is of a newer version.
-    """
-    file = folder / MANIFEST
-    if not file.is_file():
-        raise DataError(f"{folder} has no {MANIFEST}, so it was not finished", "Run `stn distort-dataset` again.")
-    try:
-        manifest = json.loads(file.read_bytes())
-        keys = {"schema", "dataset", "distortion", "seed", "classes", "sha256"} - set(manifest)
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{file} is no manifest: {error}", AGAIN) from error
-    if keys:
-        raise DataError(f"{file} lacks {', '.join(sorted(keys))}", AGAIN)
-    if manifest["schema"] != SCHEMA:
-        raise DataError(f"{file} has schema {manifest['schema']}, this stn reads {SCHEMA}", "Upgrade stn.")
-    return manifest
+def parameters_file(folder: Path, split: SplitName) -> Path:
+    """Return the path of a split's true parameters."""
+    return folder / f"parameters-{split}.safetensors"
 
 
-def images_file(folder: Path, purpose: str) -> Path:
-    """Return the path of a split's images."""
-    return folder / "MNIST" / "raw" / f"{FILES[purpose]}-images-idx3-ubyte"
+def _splits(source: Source) -> list[tuple[SplitName, Split]]:
+    return [("train", source.train), ("test", source.test)]
 
 
-def labels_file(folder: Path, purpose: str) -> Path:
-    """Return the path of a split's labels."""
-    return folder / "MNIST" / "raw" / f"{FILES[purpose]}-labels-idx1-ubyte"
+def _count(split: Split, recipe: Recipe) -> int:
+    return recipe.copies * min(len(split), recipe.limit or len(split))
 
 
-def parameters_file(folder: Path, purpose: str) -> Path:
-    """Return the path of the true parameters of a split."""
-    return folder / f"parameters-{purpose}.safetensors"
+def _chunk(scene: Scene) -> int:
+    return max(1, min(CHUNK, CHUNK_PIXELS // math.prod(scene.shape)))
 
 
-def to_bytes(images: Tensor) -> UInt8[Tensor, "..."]:
-    """Return images in 0..1 as bytes, rounded to the nearest."""
-    return images.mul(255).round().clamp(0, 255).to(torch.uint8)
+def _frozen_draws(source: Source, scene: Scene, recipe: Recipe, name: SplitName, split: Split) -> list[FrozenSet]:
+    """Return one frozen set per copy; the first is the one that training and evaluation without a folder have."""
+    own = torch.arange(len(split)) if name == "train" else None
+    loader = BatchLoader(split, scene, torch.device("cpu"), own=own)
+    purposes = [f"{name}{f' copy {copy}' if copy else ''}{source.lineage}" for copy in range(recipe.copies)]
+    return [FrozenSet(loader, recipe.seed, purpose, recipe.limit) for purpose in purposes]
 
 
-def _write_preview(folder: Path, split: Split, chunks: list[Tensor]) -> None:
-    """Draw two images per class, original and distorted; `chunks`: the distorted images of the split."""
-    index = first_of_each_class(split.targets, int(split.targets.max()) + 1, 20)
-    distorted = torch.cat(chunks)[index, None].float() / 255
-    captions = [str(label) for label in split.targets[index].tolist()]
+def _parameters(draws: list[FrozenSet]) -> dict[str, Tensor]:
+    drawn = {name: torch.cat([draw.parameters[name] for draw in draws]) for name in draws[0].parameters}
+    return drawn | {"source_image": torch.arange(len(draws[0])).repeat(len(draws))}
+
+
+def _write_preview(folder: Path, split: Split, scene: Scene, frozen: FrozenSet) -> str:
+    """Draw two samples or so of every class beside their originals, and return the file's hash."""
+    targets = frozen.targets
+    index = first_of_each_class(targets, len(scene.classes), 20)
+    originals, samples = split.images[index], frozen.render(index)
+    if "second_image" in frozen.parameters:
+        originals = torch.cat([originals, split.images[frozen.parameters["second_image"][index]]], dim=3)
+    if samples.ndim == 5:  # seen from the front, from above and from the side
+        samples = torch.cat([samples.amax(dim=2), samples.amax(dim=3), samples.amax(dim=4)], dim=3)
+    captions = [scene.classes[target] for target in targets[index].tolist()]
     content = BytesIO()
-    before_after_panel(split.images[index].float() / 255, distorted, captions).save(content, "PNG")
+    before_after_panel(originals.float() / 255, samples.float() / 255, captions).save(content, "PNG")
     write_bytes(folder / PREVIEW, content.getvalue())
+    return hashlib.sha256(content.getvalue()).hexdigest()
 
 
-def _head(recipe: Recipe) -> dict[str, Any]:
-    return {"schema": SCHEMA, **asdict(recipe)}
+def _head(source: Source, recipe: Recipe) -> dict[str, Any]:
+    return {"schema": SCHEMA, **asdict(recipe), "source": describe(source)}
 
 
-def _refuse_other_content(folder: Path, recipe: Recipe) -> None:
+def describe(source: Source) -> dict[str, Any]:
+    """Return what a dataset is, with the SHA-256 of all its images and targets."""
+    digest = hashlib.sha256()
+    for _, split in _splits(source):
+        for tensor in (split.images, split.targets):
+            digest.update(tensor.contiguous().numpy().data)
+    shape, classes = list(source.shape), list(source.classes)
+    return {"name": source.name, "shape": shape, "classes": classes, "sha256": digest.hexdigest()}
+
+
+def _refuse_a_full_disk(source: Source, scene: Scene, recipe: Recipe, folder: Path) -> None:
+    samples = sum(_count(split, recipe) for _, split in _splits(source))
+    needed = samples * math.prod(scene.shape)
+    if recipe.format == "png":
+        needed = 4096 * samples  # a block of the disk for each
+    there = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise ResourceError(
+            f"{folder} needs {needed / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB left",
+            "Free some space, choose another --out, or fewer images with --limit.",
+        )
+
+
+def _refuse_other_content(folder: Path, head: dict[str, Any]) -> None:
     """Refuse a folder that holds anything but this recipe, finished or not: somebody's own MNIST may lie there."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file", "Choose a folder with --out.")
     for claim in (folder / MANIFEST, folder / UNFINISHED):
         if claim.is_file():
-            if not _is_of(claim, recipe):
+            if not _is_of(claim, head):
                 raise UsageError(f"{folder} holds another dataset", "Choose another folder with --out, or remove it.")
             return
     there = [path.name for path in folder.iterdir()] if folder.exists() else []
@@ -190,9 +257,9 @@ def _refuse_other_content(folder: Path, recipe: Recipe) -> None:
         raise UsageError(f"{folder} holds other files ({foreign[0]})", "Choose an empty folder with --out.")
 
 
-def _is_of(claim: Path, recipe: Recipe) -> bool:
+def _is_of(claim: Path, head: dict[str, Any]) -> bool:
     try:
         found = json.loads(claim.read_bytes())
-        return all(found[key] == value for key, value in _head(recipe).items())
+        return all(found[key] == value for key, value in json.loads(json.dumps(head)).items())
     except (ValueError, KeyError, TypeError):
         return False

@@ -8,6 +8,7 @@ import hashlib
 import math
 import struct
 import zlib
+from collections.abc import Sequence
 from io import BufferedReader
 from pathlib import Path
 
@@ -59,13 +60,24 @@ def write_idx(path: Path, tensor: Shaped[Tensor, "..."]) -> None:
         ValueError: another dtype or number of dimensions.
         ResourceError: the file cannot be written.
     """
-    content = b"".join((_header(tensor), _values(tensor)))
+    content = b"".join((idx_header(tensor.dtype, tensor.shape), _values(tensor)))
     write_bytes(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+
+
+def idx_header(dtype: torch.dtype, shape: Sequence[int]) -> bytes:
+    """Return what stands before the values in an IDX file of uint8 or int32 with 1 to 4 dimensions.
+
+    Raises:
+        ValueError: another dtype or number of dimensions.
+    """
+    if not 1 <= len(shape) <= 4:
+        raise ValueError(f"IDX holds 1 to 4 dimensions, not {len(shape)}")
+    return struct.pack(f">HBB{len(shape)}I", 0, _kind(dtype)[0], len(shape), *shape)
 
 
 def idx_sha256(tensor: Integer[Tensor, "..."]) -> str:
     """Return the SHA-256 of the plain IDX file that holds `tensor`: for a tensor just read, that of its file."""
-    digest = hashlib.sha256(_header(tensor))
+    digest = hashlib.sha256(idx_header(tensor.dtype, tensor.shape))
     digest.update(_values(tensor))
     return digest.hexdigest()
 
@@ -137,19 +149,13 @@ def _read(file: BufferedReader | gzip.GzipFile, path: Path, at_most: int) -> Ten
     return torch.from_numpy(values.view(stored).astype(values.dtype, copy=False)).view(shape)
 
 
-def _header(tensor: Tensor) -> bytes:
-    if not 1 <= tensor.ndim <= 4:
-        raise ValueError(f"IDX holds 1 to 4 dimensions, not {tensor.ndim}")
-    return struct.pack(f">HBB{tensor.ndim}I", 0, _kind(tensor)[0], tensor.ndim, *tensor.shape)
-
-
 def _values(tensor: Tensor) -> memoryview:
     values = tensor.cpu().flatten().numpy()
-    return values.astype(_kind(tensor)[1], copy=False).view(np.uint8).data
+    return values.astype(_kind(tensor.dtype)[1], copy=False).view(np.uint8).data
 
 
-def _kind(tensor: Tensor) -> tuple[int, str]:
-    for code, (dtype, stored) in _KINDS.items():
-        if tensor.dtype == dtype:
+def _kind(dtype: torch.dtype) -> tuple[int, str]:
+    for code, (known, stored) in _KINDS.items():
+        if dtype == known:
             return code, stored
-    raise ValueError(f"IDX is written from torch.uint8 or torch.int32, not {tensor.dtype}")
+    raise ValueError(f"IDX is written from torch.uint8 or torch.int32, not {dtype}")

@@ -73,7 +73,8 @@ def _classes(folder: Path) -> tuple[str, ...]:
 
 def _paths(folder: Path, classes: tuple[str, ...]) -> Iterator[tuple[Path, int]]:
     for target, name in enumerate(classes):
-        entries = [e for e in _entries(folder / name) if e.name.lower().endswith(_ENDINGS) and e.is_file()]
+        named = [entry for entry in _entries(folder / name) if entry.name.lower().endswith(_ENDINGS)]
+        entries = [entry for entry in named if entry.is_file() or entry.is_symlink()]  # a link to nothing is an error
         if not entries:
             raise DataError(f"{folder / name}: expected .png, .jpg or .jpeg files, found none", _LAYOUT)
         yield from ((Path(entry.path), target) for entry in entries)

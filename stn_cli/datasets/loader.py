@@ -1,45 +1,61 @@
-"""Batches: gather → float → distort, on the device, no worker processes and no per-sample Python."""
+"""Batches: draw → gather → distort, on the device, no worker processes and no per-sample Python."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from stn_cli.datasets.scene import Scene, targets_of
 from stn_cli.datasets.source import Split
-from stn_cli.distortions.distortion import Distortion, draw_frozen
+from stn_cli.distortions.distortion import BLOCK, Parameters, draw_frozen
 from stn_cli.randomness import named_generator
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Distorted images in 0..1, [n, C, H, W], and their classes, [n]."""
+    """Samples in 0..1, [n, C, H, W] (volumes have a depth before H), and their classes, [n]."""
 
-    images: Float[Tensor, "n channels height width"]
+    images: Float[Tensor, "n channels ..."]
     targets: Int64[Tensor, "n"]
 
 
 class BatchLoader:
-    """A split that lies on the device as uint8, and the distortion its batches go through (None: as they are)."""
+    """A split that lies on the device as uint8, and the scenes that its images are made into.
 
-    def __init__(self, split: Split, distortion: Distortion | None, device: torch.device) -> None:
-        self.distortion = distortion
+    `own`: where each image stands in the training split that pieces of clutter come from; None for other splits.
+    """
+
+    def __init__(self, split: Split, scene: Scene, device: torch.device, own: Int64[Tensor, "n"] | None = None) -> None:
+        self.scene = scene
         self.device = device
-        self._images = split.images.to(device)
-        self.targets = split.targets.to(device)
+        self._split = Split(split.images.to(device), split.targets.to(device))
+        self._own = own
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self._split)
 
-    def gather(self, index: Int64[Tensor, "n"], parameters: dict[str, Tensor]) -> Batch:
-        """Return the images at `index`, distorted by `parameters` (drawn for exactly these)."""
-        index = index.to(self.device)
-        images = self._images[index].float().div_(255)
-        if self.distortion is not None:
-            moved = {name: value.to(self.device) for name, value in parameters.items()}
-            images = self.distortion.apply(images, moved)
-        return Batch(images, self.targets[index])
+    def draw(self, index: Int64[Tensor, "n"], generator: torch.Generator) -> dict[str, Tensor]:
+        """Return parameters for the images at `index`, which lies on the CPU."""
+        own = None if self._own is None else self._own[index]
+        return self.scene.draw(len(index), generator, among=len(self), own=own)
+
+    def gather(self, index: Int64[Tensor, "n"], parameters: Parameters) -> Batch:
+        """Return the samples of the images at `index` under `parameters` (drawn for exactly these)."""
+        index, moved = index.to(self.device), self._moved(parameters)
+        return Batch(self.scene.make(self._split, index, moved), targets_of(self._split, index, moved))
+
+    def render(self, index: Int64[Tensor, "n"], parameters: Parameters) -> UInt8[Tensor, "n channels ..."]:
+        """Return the same samples as bytes that are the same on every machine."""
+        return self.scene.make(self._split, index.to(self.device), self._moved(parameters), exact=True)
+
+    def targets(self, index: Int64[Tensor, "n"], parameters: Parameters) -> Int64[Tensor, "n"]:
+        """Return the classes of the same samples, on the CPU."""
+        return targets_of(self._split, index.to(self.device), self._moved(parameters)).cpu()
+
+    def _moved(self, parameters: Parameters) -> dict[str, Tensor]:
+        return {name: value.to(self.device) for name, value in parameters.items()}
 
 
 class TrainingStream:
@@ -63,49 +79,56 @@ class TrainingStream:
             generator = named_generator(self._seed, "order", epoch)
             self._order = (epoch, torch.randperm(len(self._loader), generator=generator))
         index = self._order[1][place * self._batch_size : (place + 1) * self._batch_size]
-        parameters: dict[str, Tensor] = {}
-        if self._loader.distortion is not None:
-            generator = named_generator(self._seed, "distortion", step)
-            parameters = self._loader.distortion.draw(self._batch_size, generator)
-        return self._loader.gather(index, parameters)
+        return self._loader.gather(index, self._loader.draw(index, named_generator(self._seed, "distortion", step)))
 
 
 class FrozenSet:
-    """A split under one frozen draw of its distortion: the same images at every evaluation, for one seed.
+    """A split under one frozen draw of its parameters: the same samples at every evaluation, for one seed.
 
-    `purpose`: "test", "validation" or "train", so that different splits get unrelated draws.
+    `purpose`: "test", "validation" or "train", so that different splits get unrelated draws. `count`: how many images
+    from the split's first on; all unless said otherwise.
     """
 
-    def __init__(self, loader: BatchLoader, seed: int, purpose: str) -> None:
+    def __init__(self, loader: BatchLoader, seed: int, purpose: str, count: int | None = None) -> None:
         self._loader = loader
-        self.parameters: dict[str, Tensor] = {}
-        if loader.distortion is not None:
-            self.parameters = draw_frozen(loader.distortion, len(loader), seed, purpose)
+        self._count = len(loader) if count is None else min(count, len(loader))
+
+        def draw(start: int, generator: torch.Generator) -> dict[str, Tensor]:
+            # A whole block always, so that the numbers do not depend on the count; past the end, of the last image.
+            return loader.draw(torch.arange(start, start + BLOCK).clamp(max=len(loader) - 1), generator)
+
+        self.parameters = draw_frozen(draw, self._count, seed, purpose)
 
     def __len__(self) -> int:
-        return len(self._loader)
+        return self._count
 
     @property
     def targets(self) -> Int64[Tensor, "n"]:
-        """The classes of all images, on the CPU."""
-        return self._loader.targets.cpu()
+        """The classes of all samples, on the CPU."""
+        return self._loader.targets(torch.arange(len(self)), self.parameters)
 
     def take(self, index: Int64[Tensor, "n"]) -> Batch:
-        """Return the images at `index`, under their frozen distortion."""
-        return self._loader.gather(index, {name: value[index] for name, value in self.parameters.items()})
+        """Return the samples at `index`."""
+        return self._loader.gather(index, self._at(index))
+
+    def render(self, index: Int64[Tensor, "n"]) -> UInt8[Tensor, "n channels ..."]:
+        """Return the samples at `index` as bytes that are the same on every machine."""
+        return self._loader.render(index, self._at(index))
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield the whole split in order; the last batch may be smaller."""
         for index in torch.arange(len(self)).split(batch_size):
             yield self.take(index)
 
+    def _at(self, index: Int64[Tensor, "n"]) -> dict[str, Tensor]:
+        return {name: value[index] for name, value in self.parameters.items()}
 
-def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """Return (the rest, the held-out images): a share of a split drawn at random, each in the split's order."""
-    mark = torch.zeros(len(split), dtype=torch.bool)
-    chosen = torch.randperm(len(split), generator=named_generator(seed, "validation"))
-    mark[chosen[: round(share * len(split))]] = True
-    return Split(split.images[~mark], split.targets[~mark]), Split(split.images[mark], split.targets[mark])
+
+def hold_out(n: int, share: float, seed: int) -> tuple[Int64[Tensor, "rest"], Int64[Tensor, "held_out"]]:
+    """Return the positions of (the rest, the held-out images) of `n`: a share drawn at random, each in order."""
+    mark = torch.zeros(n, dtype=torch.bool)
+    mark[torch.randperm(n, generator=named_generator(seed, "validation"))[: round(share * n)]] = True
+    return (~mark).nonzero().flatten(), mark.nonzero().flatten()
 
 
 def first_of_each_class(targets: Int64[Tensor, "n"], classes: int, count: int) -> Int64[Tensor, "m"]:

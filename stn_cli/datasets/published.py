@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 
 from jaxtyping import Integer
 from torch import Tensor
@@ -148,8 +149,8 @@ def _download(dataset: Published, path: Path, sent: str, offline: bool, progress
         raise DataError(
             f"{dataset.title} is not complete: {', '.join(_missing(dataset, raw))} not found in {raw} (nor with .gz),"
             f" and {error.what}",
-            f"Run `stn train --dataset {dataset.name} --data-dir {raw.parent.parent}` with a network, or copy the"
-            f" {files} into {raw}, or use `--dataset digits`, which needs no download",
+            f"Run `stn train --dataset {dataset.name} --data-dir {quote(str(raw.parent.parent))}` with a network, or"
+            f" copy the {files} into {raw}, or use `--dataset digits`, which needs no download",
         ) from error
 
 

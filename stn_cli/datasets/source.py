@@ -19,6 +19,10 @@ class Split:
     def __len__(self) -> int:
         return self.images.shape[0]
 
+    def at(self, index: Int64[Tensor, "m"]) -> "Split":
+        """Return the images at `index`."""
+        return Split(self.images[index], self.targets[index])
+
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of every image."""
@@ -27,9 +31,19 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset by name: its training and test split and the names of its classes."""
+    """A dataset by name: its training and test split and the names of its classes.
+
+    `lineage`: what tells a folder of distorted images from the dataset it was made of, "" where nothing was distorted.
+    Frozen draws depend on it, so that distorting such a folder once more does not repeat the same draw.
+    """
 
     name: str
     train: Split
     test: Split
     classes: tuple[str, ...]
+    lineage: str = ""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of every image."""
+        return self.train.images.shape[1], *self.train.size

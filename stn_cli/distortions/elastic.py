@@ -4,8 +4,19 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from stn_cli.distortions.distortion import Distortion, Parameters, uniform
-from stn_cli.geometry.thin_plate_splines import control_points, grid_basis, thin_plate_grid
+from stn_cli.distortions.distortion import Distortion, Parameters
+from stn_cli.distortions.draws import normal, uniform
+from stn_cli.geometry.matrices import sum_of_products
+from stn_cli.geometry.reproducible import fitted
+from stn_cli.geometry.thin_plate_splines import (
+    SOURCE_BITS,
+    control_points,
+    grid_basis,
+    spline_solution,
+    thin_plate_grid,
+    thin_plate_inverse,
+    thin_plate_points,
+)
 
 
 class Elastic(Distortion):
@@ -17,30 +28,56 @@ class Elastic(Distortion):
     Source: section 4.1 and appendix A.4.
     """
 
-    def __init__(self, *, canvas: tuple[int, int], scale: tuple[float, float], control_point_sigma: float) -> None:
+    def __init__(
+        self,
+        *,
+        in_size: tuple[int, int],
+        canvas: tuple[int, int],
+        scale: tuple[float, float],
+        control_point_sigma: float,
+    ) -> None:
+        self.in_size = in_size
         self.canvas = canvas
         self.scale = scale
         self.control_point_sigma = control_point_sigma
         self._points = control_points()
-        self._basis = grid_basis(self._points, canvas)
+        self._solution = spline_solution(self._points)
+        self._basis = grid_basis(self._points, canvas, torch.float64)
+        self._moved: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     def draw(self, n: int, generator: Generator) -> dict[str, Tensor]:
         """Return `scale` [n] and `control_point_shift` [n, 16, 2], (x, y) in pixels, row by row."""
         scale = uniform(n, self.scale, generator)
-        shift = torch.randn(n, len(self._points), 2, generator=generator, device=generator.device)
-        return {"scale": scale, "control_point_shift": shift * self.control_point_sigma}
+        shift = normal(n, self.control_point_sigma, generator, len(self._points), 2)
+        return {"scale": scale, "control_point_shift": shift}
 
-    def grid(self, parameters: Parameters, in_size: tuple[int, int]) -> Float[Tensor, "n height width 2"]:
-        """Return the output → input map: the spline, then the scale undone."""
+    def grid(self, parameters: Parameters) -> Float[Tensor, "n height width 2"]:
         # A spline is linear in its values, so undoing the scale afterwards is undoing it at the control points.
-        source_points = self.source_points(parameters, in_size)
-        self._basis = self._basis.to(source_points)  # moves once, to the device of the first batch
-        return thin_plate_grid(self._basis, source_points, self.canvas)
+        source_points = fitted(self.source_points(parameters), SOURCE_BITS)
+        return thin_plate_grid(self._basis_as(source_points), source_points, self.canvas)
 
-    def source_points(self, parameters: Parameters, in_size: tuple[int, int]) -> Float[Tensor, "n 16 2"]:
+    def to_input(self, points: Float[Tensor, "n k 2"], parameters: Parameters) -> Float[Tensor, "n k 2"]:
+        return thin_plate_points(self._points, self._coefficients(parameters), points)
+
+    def to_output(self, points: Float[Tensor, "n k 2"], parameters: Parameters) -> Float[Tensor, "n k 2"]:
+        return thin_plate_inverse(self._points, self._coefficients(parameters), points)
+
+    def source_points(self, parameters: Parameters) -> Float[Tensor, "n 16 2"]:
         """Return the point of the input that is seen at each control point, (x, y) normalised."""
-        shift = parameters["control_point_shift"]
-        canvas_half = shift.new_tensor(self.canvas[::-1]) / 2
-        in_half = shift.new_tensor(in_size[::-1]) / 2
-        moved = self._points.to(shift) * canvas_half + shift
-        return moved / parameters["scale"][:, None, None] / in_half
+        shift, scale = parameters["control_point_shift"], parameters["scale"][:, None]
+        sides = zip(self._points.unbind(dim=1), shift.unbind(dim=2), self.canvas[::-1], self.in_size[::-1], strict=True)
+        # The control points become numbers of the moved side's device by the first addition, where they are few.
+        axes = [(point.to(shift) * (out / 2) + moved) / scale / (into / 2) for point, moved, out, into in sides]
+        return torch.stack(axes, dim=-1)
+
+    def _coefficients(self, parameters: Parameters) -> Float[Tensor, "n 19 2"]:
+        values = self.source_points(parameters)
+        solution = self._solution.to(values)
+        return sum_of_products(*[(solution[:, j, None], values[:, None, j]) for j in range(len(self._points))])
+
+    def _basis_as(self, like: Tensor) -> Tensor:
+        """The basis in a precision and on a device; it moves there once."""
+        place = like.dtype, like.device
+        if place not in self._moved:
+            self._moved[place] = self._basis.to(like)
+        return self._moved[place]

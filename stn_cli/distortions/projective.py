@@ -4,9 +4,12 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from stn_cli.distortions.distortion import Distortion, Parameters, uniform
-from stn_cli.geometry.grids import projective_grid
-from stn_cli.geometry.matrices import facing, square_to_corners
+from stn_cli.distortions.distortion import Distortion, Parameters
+from stn_cli.distortions.draws import normal, uniform
+from stn_cli.geometry.grids import projective_grid, projective_points
+from stn_cli.geometry.matrices import facing, inverse, square_to_corners
+
+_CORNERS = ((-1, -1), (1, -1), (1, 1), (-1, 1))
 
 
 class Projective(Distortion):
@@ -21,7 +24,10 @@ class Projective(Distortion):
     Source: section 4.1 and appendix A.4.
     """
 
-    def __init__(self, *, canvas: tuple[int, int], scale: tuple[float, float], corner_sigma: float) -> None:
+    def __init__(
+        self, *, in_size: tuple[int, int], canvas: tuple[int, int], scale: tuple[float, float], corner_sigma: float
+    ) -> None:
+        self.in_size = in_size
         self.canvas = canvas
         self.scale = scale
         self.corner_sigma = corner_sigma
@@ -29,21 +35,33 @@ class Projective(Distortion):
     def draw(self, n: int, generator: Generator) -> dict[str, Tensor]:
         """Return `scale` [n] and `corner_shift` [n, 4, 2], (x, y) in pixels, clockwise from the top left."""
         scale = uniform(n, self.scale, generator)
-        shift = torch.randn(n, 4, 2, generator=generator, device=generator.device)
-        return {"scale": scale, "corner_shift": shift * self.corner_sigma}
+        return {"scale": scale, "corner_shift": normal(n, self.corner_sigma, generator, 4, 2)}
 
-    def grid(self, parameters: Parameters, in_size: tuple[int, int]) -> Float[Tensor, "n height width 2"]:
-        """Return the output → input map: the homography from the canvas's corners to the source corners.
+    def grid(self, parameters: Parameters) -> Float[Tensor, "n height width 2"]:
+        return projective_grid(self._homography(parameters), self.canvas)
+
+    def to_input(self, points: Float[Tensor, "n k 2"], parameters: Parameters) -> Float[Tensor, "n k 2"]:
+        return projective_points(self._homography(parameters), points)
+
+    def to_output(self, points: Float[Tensor, "n k 2"], parameters: Parameters) -> Float[Tensor, "n k 2"]:
+        back = inverse(self._homography(parameters))
+        # By a positive number, so that what lies in front of the horizon stays there.
+        return projective_points(back / back.abs().amax(dim=(1, 2), keepdim=True), points)
+
+    def source_corners(self, parameters: Parameters) -> Float[Tensor, "n 4 2"]:
+        """Return the point of the input that is seen at each corner of the canvas, (x, y) normalised."""
+        (height, width), (in_height, in_width) = self.canvas, self.in_size
+        shift, scale = parameters["corner_shift"], parameters["scale"]
+        corners: list[Tensor] = []
+        for k, (right, down) in enumerate(_CORNERS):
+            x = (right * width / 2 + shift[:, k, 0]) / scale / (in_width / 2)
+            y = (down * height / 2 + shift[:, k, 1]) / scale / (in_height / 2)
+            corners.append(torch.stack([x, y], dim=-1))
+        return torch.stack(corners, dim=1)
+
+    def _homography(self, parameters: Parameters) -> Float[Tensor, "n 3 3"]:
+        """The output → input map, from the canvas's corners to the source corners.
 
         Where corners cross, the part of the canvas beyond the horizon is background.
         """
-        homography = facing(square_to_corners(self.source_corners(parameters, in_size)))
-        return projective_grid(homography, self.canvas)
-
-    def source_corners(self, parameters: Parameters, in_size: tuple[int, int]) -> Float[Tensor, "n 4 2"]:
-        """Return the point of the input that is seen at each corner of the canvas, (x, y) normalised."""
-        shift = parameters["corner_shift"]
-        signs = shift.new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-        canvas_half = shift.new_tensor(self.canvas[::-1]) / 2
-        in_half = shift.new_tensor(in_size[::-1]) / 2
-        return (signs * canvas_half + shift) / parameters["scale"][:, None, None] / in_half
+        return facing(square_to_corners(self.source_corners(parameters)))

@@ -4,9 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from stn_cli.distortions.distortion import Distortion, Parameters, uniform
-from stn_cli.geometry.grids import affine_grid
-from stn_cli.geometry.matrices import between_sizes, rotation, scaling, translation
+from stn_cli.distortions.distortion import Distortion, Parameters
+from stn_cli.distortions.draws import uniform
+from stn_cli.geometry.grids import affine_grid, affine_points
+from stn_cli.geometry.matrices import between_sizes, compose, inverse, rotation, scaling, translation
 
 
 class Similarity(Distortion):
@@ -19,8 +20,15 @@ class Similarity(Distortion):
     """
 
     def __init__(
-        self, *, canvas: tuple[int, int], rotation: tuple[float, float], scale: tuple[float, float], place: bool
+        self,
+        *,
+        in_size: tuple[int, int],
+        canvas: tuple[int, int],
+        rotation: tuple[float, float],
+        scale: tuple[float, float],
+        place: bool,
     ) -> None:
+        self.in_size = in_size
         self.canvas = canvas
         self.rotation = rotation
         self.scale = scale
@@ -33,17 +41,26 @@ class Similarity(Distortion):
             parameters["place"] = uniform(n, (-1.0, 1.0), generator, 2)
         return parameters
 
-    def grid(self, parameters: Parameters, in_size: tuple[int, int]) -> Float[Tensor, "n height width 2"]:
-        """Return the output → input map: undo the place, then the rotation, then the scale."""
-        scale = parameters["scale"]
-        undo = scaling((1 / scale)[:, None].expand(-1, 2)) @ rotation(-parameters["rotation"])
-        if self.place:
-            undo = undo @ translation(-self.shift(parameters, in_size))
-        return affine_grid(between_sizes(undo, in_size, self.canvas)[:, :2], self.canvas)
+    def grid(self, parameters: Parameters) -> Float[Tensor, "n height width 2"]:
+        return affine_grid(self._matrix(parameters)[:, :2], self.canvas)
 
-    def shift(self, parameters: Parameters, in_size: tuple[int, int]) -> Float[Tensor, "n 2"]:
+    def to_input(self, points: Float[Tensor, "n k 2"], parameters: Parameters) -> Float[Tensor, "n k 2"]:
+        return affine_points(self._matrix(parameters)[:, :2], points)
+
+    def to_output(self, points: Float[Tensor, "n k 2"], parameters: Parameters) -> Float[Tensor, "n k 2"]:
+        return affine_points(inverse(self._matrix(parameters))[:, :2], points)
+
+    def shift(self, parameters: Parameters) -> Float[Tensor, "n 2"]:
         """Return where the digit's centre lies relative to the canvas's centre, (x, y) in pixels."""
-        canvas, image = torch.tensor(self.canvas[::-1]), torch.tensor(in_size[::-1])
-        scale = parameters["scale"][:, None]
-        room = (canvas.to(scale) - scale * image.to(scale)) / 2
-        return parameters["place"] * room.clamp(min=0)
+        room = [
+            ((c - parameters["scale"] * i) / 2).clamp(min=0) for c, i in zip(self.canvas, self.in_size, strict=True)
+        ]
+        return parameters["place"] * torch.stack(room[::-1], dim=-1)
+
+    def _matrix(self, parameters: Parameters) -> Float[Tensor, "n 3 3"]:
+        """The output → input map: undo the place, then the rotation, then the scale."""
+        scale = parameters["scale"]
+        undo = compose(scaling((1 / scale)[:, None].expand(-1, 2)), rotation(-parameters["rotation"]))
+        if self.place:
+            undo = compose(undo, translation(-self.shift(parameters)))
+        return between_sizes(undo, self.in_size, self.canvas)

@@ -1,8 +1,40 @@
-"""3×3 matrices of plane maps, in batches. Nothing is solved: inverses and homographies have closed forms."""
+"""3×3 matrices of plane maps and of turns in space, in batches.
+
+Nothing is solved: inverses and homographies have closed forms.
+"""
+
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from stn_cli.geometry.reproducible import sine_cosine
+
+
+def compose(a: Float[Tensor, "n 3 3"], b: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 3 3"]:
+    """Return the products a·b: first b, then a.
+
+    Written out, because a library's matrix product may sum in any order, and TF32 would round it.
+    """
+    return sum_of_products(*[(a[:, :, k, None], b[:, None, k]) for k in range(3)])
+
+
+def inverse(matrix: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 3 3"]:
+    """Return the inverses, by cofactors. A singular matrix gives large numbers, never NaN."""
+    a, b, c = matrix.unbind(dim=1)
+    adjugate = torch.stack([_cross3(b, c), _cross3(c, a), _cross3(a, b)], dim=2)
+    determinant = sum_of_products(*[(a[:, k], adjugate[:, k, 0]) for k in range(3)])[:, None, None]
+    tiny = torch.finfo(matrix.dtype).tiny ** 0.5
+    return adjugate / torch.where(determinant.abs() < tiny, tiny, determinant)
+
+
+def sum_of_products(*pairs: tuple[Tensor, Tensor]) -> Tensor:
+    """Return a·b + c·d + …, from left to right, each operation rounded on its own."""
+    total = pairs[0][0] * pairs[0][1]
+    for a, b in pairs[1:]:
+        total = total + a * b
+    return total
 
 
 def rotation(degrees: Float[Tensor, "n"]) -> Float[Tensor, "n 3 3"]:
@@ -10,9 +42,21 @@ def rotation(degrees: Float[Tensor, "n"]) -> Float[Tensor, "n 3 3"]:
 
     Convention: y points down, so a positive angle turns clockwise on the screen: (1, 0) goes to (cos, sin).
     """
-    radians = torch.deg2rad(degrees)
-    cosine, sine = radians.cos(), radians.sin()
+    return rotation_about("z", degrees)
+
+
+def rotation_about(axis: Literal["x", "y", "z"], degrees: Float[Tensor, "n"]) -> Float[Tensor, "n 3 3"]:
+    """Return rotations of space about one axis.
+
+    Convention: x points right, y down and z away from the viewer; a positive angle about z is `rotation`'s, and x, y, z
+    follow one another in a circle.
+    """
+    sine, cosine = sine_cosine(degrees)
     zero, one = torch.zeros_like(cosine), torch.ones_like(cosine)
+    if axis == "x":
+        return _rows([one, zero, zero], [zero, cosine, -sine], [zero, sine, cosine])
+    if axis == "y":
+        return _rows([cosine, zero, sine], [zero, one, zero], [-sine, zero, cosine])
     return _rows([cosine, -sine, zero], [sine, cosine, zero], [zero, zero, one])
 
 
@@ -42,8 +86,8 @@ def square_to_corners(corners: Float[Tensor, "n 4 2"]) -> Float[Tensor, "n 3 3"]
     top = torch.stack([denominator * (p1 - p0) + g * p1, denominator * (p3 - p0) + h * p3, denominator * p0], dim=-1)
     bottom = torch.cat([g, h, denominator], dim=-1)[:, None, :]
     from_unit_square = torch.cat([top, bottom], dim=1)
-    to_unit_square = corners.new_tensor([[0.5, 0.0, 0.5], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]])
-    return from_unit_square @ to_unit_square
+    x, y = from_unit_square[:, :, 0] / 2, from_unit_square[:, :, 1] / 2  # the unit square is half as wide as −1..1
+    return torch.stack([x, y, x + y + from_unit_square[:, :, 2]], dim=-1)
 
 
 def facing(homography: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 3 3"]:
@@ -63,13 +107,20 @@ def between_sizes(
 
     Convention: `pixel_matrix` takes output pixels to input pixels, both (x, y) with their origin at the image centre.
     """
-    to_pixels = pixel_matrix.new_tensor([out_size[1] / 2, out_size[0] / 2, 1.0])
-    to_normalised = pixel_matrix.new_tensor([2 / in_size[1], 2 / in_size[0], 1.0])
-    return to_normalised[:, None] * pixel_matrix * to_pixels
+    # By numbers and not by a tensor of them, whose copy from the host would break the capture of a training step.
+    x, y, constant = pixel_matrix.unbind(dim=2)
+    matrix = torch.stack([x * (out_size[1] / 2), y * (out_size[0] / 2), constant], dim=2)
+    x, y, third = matrix.unbind(dim=1)
+    return torch.stack([x / (in_size[1] / 2), y / (in_size[0] / 2), third], dim=1)
 
 
 def _cross(a: Float[Tensor, "n 2"], b: Float[Tensor, "n 2"]) -> Float[Tensor, "n"]:
     return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
+
+
+def _cross3(a: Float[Tensor, "n 3"], b: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    (a0, a1, a2), (b0, b1, b2) = a.unbind(dim=1), b.unbind(dim=1)
+    return torch.stack([a1 * b2 - a2 * b1, a2 * b0 - a0 * b2, a0 * b1 - a1 * b0], dim=1)
 
 
 def _rows(*rows: list[Tensor]) -> Float[Tensor, "n 3 3"]:

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 import torch
 
 from stn_cli.config import RunConfig
-from stn_cli.datasets.build import build_source
+from stn_cli.datasets.build import build_scene, build_source
 from stn_cli.datasets.download import Progress
 from stn_cli.datasets.loader import BatchLoader, FrozenSet, TrainingStream, hold_out
+from stn_cli.datasets.scene import Scene
 from stn_cli.datasets.source import Source
-from stn_cli.distortions.build import build_distortion
-from stn_cli.distortions.distortion import Distortion
 from stn_cli.errors import UsageError
 from stn_cli.models.build import InputSpec
 
@@ -31,49 +30,61 @@ def prepare_data(config: RunConfig, device: torch.device, progress: Progress | N
 
     Raises:
         DataError: files are missing or damaged.
-        UsageError: a batch is larger than the training set.
+        UsageError: a batch is larger than the training set, or as `build_scene` and `input_spec`.
     """
     source = build_source(config.data, progress)
-    distortion = build_distortion(config.distortion)
-    train, validation = hold_out(source.train, config.data.validation, config.seed)
-    if config.train.batch_size > len(train):
+    scene = build_scene(config.distortion, source)
+    rest, held_out = hold_out(len(source.train), config.data.validation, config.seed)
+    if config.train.batch_size > len(rest):
         raise UsageError(
-            f"a batch of {config.train.batch_size} is larger than the {len(train)} training images",
-            f"Set train.batch_size to {len(train)} or less.",
+            f"a batch of {config.train.batch_size} is larger than the {len(rest)} training images",
+            f"Set train.batch_size to {len(rest)} or less.",
         )
-    held_out = None
-    if len(validation):
-        held_out = FrozenSet(BatchLoader(validation, distortion, device), config.seed, "validation")
+    train = BatchLoader(source.train.at(rest), scene, device, own=rest)
+    validation = BatchLoader(source.train.at(held_out), scene, device, own=held_out)
     return RunData(
-        stream=TrainingStream(BatchLoader(train, distortion, device), config.train.batch_size, config.seed),
-        validation=held_out,
-        test=FrozenSet(BatchLoader(source.test, distortion, device), config.seed, "test"),
-        classes=source.classes,
-        spec=input_spec(source, distortion),
+        stream=TrainingStream(train, config.train.batch_size, config.seed),
+        validation=FrozenSet(validation, config.seed, f"validation{source.lineage}") if len(held_out) else None,
+        test=_frozen_test(source, scene, device, config.seed),
+        classes=scene.classes,
+        spec=input_spec(source, scene),
     )
 
 
-def prepare_test(config: RunConfig, device: torch.device, progress: Progress | None = None) -> tuple[FrozenSet, Source]:
-    """Return the frozen test set of a run, and the source it is from."""
+def prepare_test(
+    config: RunConfig, device: torch.device, progress: Progress | None = None
+) -> tuple[FrozenSet, InputSpec]:
+    """Return the frozen test set of a run, and what a network for it is built for."""
     source = build_source(config.data, progress)
-    loader = BatchLoader(source.test, build_distortion(config.distortion), device)
-    return FrozenSet(loader, config.seed, "test"), source
+    scene = build_scene(config.distortion, source)
+    return _frozen_test(source, scene, device, config.seed), input_spec(source, scene)
 
 
-def input_spec(source: Source, distortion: Distortion | None) -> InputSpec:
-    """Return what a network for this source is built for; mean and deviation are the undistorted training images'."""
-    height, width = source.train.size if distortion is None else distortion.canvas
+def _frozen_test(source: Source, scene: Scene, device: torch.device, seed: int) -> FrozenSet:
+    return FrozenSet(BatchLoader(source.test, scene, device), seed, f"test{source.lineage}")
+
+
+def input_spec(source: Source, scene: Scene) -> InputSpec:
+    """Return what a network for these scenes is built for; mean and deviation are the undistorted training images'.
+
+    Raises:
+        UsageError: the scenes are volumes, which no network here takes.
+    """
+    if len(scene.shape) != 3:
+        raise UsageError("there is no network for volumes", "Choose another distortion.")
+    channels, height, width = scene.shape
     mean, std = [], []
     for channel in source.train.images.unbind(dim=1):
         counts = torch.bincount(channel.flatten(), minlength=256).double()  # exact: counts of 256 levels
         levels = torch.arange(256).double() / 255
         mean.append(float((counts * levels).sum() / counts.sum()))
         std.append(max(1e-3, float((counts * (levels - mean[-1]).square()).sum().div(counts.sum()).sqrt())))
+    times = channels // len(mean)  # an addition has a channel for each of its digits
     return InputSpec(
-        channels=source.train.images.shape[1],
+        channels=channels,
         height=height,
         width=width,
-        classes=len(source.classes),
-        mean=tuple(mean),
-        std=tuple(std),
+        classes=len(scene.classes),
+        mean=tuple(mean * times),
+        std=tuple(std * times),
     )

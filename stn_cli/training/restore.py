@@ -8,12 +8,11 @@ from stn_cli.config import RunConfig
 from stn_cli.config_files import load_config
 from stn_cli.datasets.download import Progress
 from stn_cli.datasets.loader import FrozenSet
-from stn_cli.distortions.build import build_distortion
 from stn_cli.errors import CheckpointError, UsageError
 from stn_cli.models.build import InputSpec, build_model
 from stn_cli.models.network import Network
 from stn_cli.training.checkpoint import Checkpoint, load_network, read_checkpoint, read_newest
-from stn_cli.training.data import input_spec, prepare_test
+from stn_cli.training.data import prepare_test
 from stn_cli.training.run_folder import RunFolder
 from stn_cli.training.runtime import Runtime, choose_runtime
 
@@ -64,8 +63,7 @@ def open_trained(run: RunFolder, which: Which, overrides: list[str], download: P
     network = build_model(config.model, spec, config.seed)
     load_network(network, checkpoint.part("network."), run.checkpoints)
     network = network.to(runtime.device).to(memory_format=runtime.memory_format).eval()
-    test, source = prepare_test(config, runtime.device, download)
-    found = input_spec(source, build_distortion(config.distortion))
+    test, found = prepare_test(config, runtime.device, download)
     if (found.channels, found.size) != (spec.channels, spec.size):
         raise UsageError(
             f"{run.path} takes images of {_shape(spec)}, {config.data.dataset} under {config.distortion.kind} gives "

@@ -1,5 +1,6 @@
 """`stn distort-dataset`: a folder that others read, that trains, and that comes out the same every time."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from torchvision.datasets import MNIST
 
 from stn_cli.config import DataConfig
 from stn_cli.datasets.build import build_source
-from stn_cli.datasets.distorted import read_manifest
+from stn_cli.datasets.idx import write_idx
+from stn_cli.datasets.manifest import read_manifest
 from stn_cli.storage import sha256_of
 
 Stn = Callable[..., Any]
@@ -80,7 +82,33 @@ def test_evaluating_on_a_folder_is_evaluating_under_the_distortion_it_was_made_w
     ("arguments", "code", "error"),
     [
         (["RR"], 2, "distortion.kind=RR: distortion.kind has no choice RR. Did you mean R?"),
-        (["none"], 2, "none distorts nothing. Choose from R, RTS, P, E."),
+        (["none"], 2, "none distorts nothing. Choose from R, RTS, P, E, T, TC, addition, volume."),
+        ([], 2, "no kind of distortion is given. Choose from R, RTS, P, E, T, TC, addition, volume."),
+        (
+            ["R", "--compose", "Q"],
+            2,
+            "distortion.stages=[{kind: R}, {kind: Q}]: distortion.stages.1.kind has no choice Q",
+        ),
+        (
+            ["TC", "--compose", "R"],
+            2,
+            "distortion.kind=chain, distortion.stages=[{kind: TC}, {kind: R}]: distortion: TC",
+        ),
+        (
+            ["R", "--rotation", "10", "-10"],
+            2,
+            "distortion.rotation=[10.0, -10.0]: distortion.rotation: the lower bound",
+        ),
+        (["R", "--pieces", "3"], 2, "distortion.pieces=3: unknown setting distortion.pieces."),
+        (["R", "--copies", "0"], 2, "invalid value for '--copies'"),
+        (["R", "--format", "tiff"], 2, "there is no format 'tiff'. Choose from idx, png, safetensors."),
+        (
+            ["addition", "--format", "idx"],
+            2,
+            "IDX files hold one channel, these samples have 2. Choose from safetensors",
+        ),
+        (["TC", "--piece-size", "40"], 2, "pieces of 40 pixels do not fit the images and the canvas"),
+        (["--verify", "nowhere"], 3, "nowhere has no manifest.json, so it was not finished."),
         (["R", "distortion.rotaton=[0,1]"], 2, "distortion.rotaton=[0,1]: unknown setting distortion.rotaton. Did you"),
         (["R", "--dataset", "nowhere"], 3, "'nowhere' is neither a dataset nor a folder. See `stn list datasets`"),
         (["R", "--out", "file"], 2, "file is a file. Choose a folder with --out."),
@@ -96,3 +124,69 @@ def test_what_cannot_be_written_is_said_and_nothing_is_touched(stn: Stn, argumen
     assert answer.code == code
     assert answer.error.startswith(error)
     assert {str(path) for path in Path().rglob("*")} == {"file", "full", "full/thesis.tex"}
+
+
+def test_ranges_are_options_and_settings_and_kinds_are_chained(stn: Stn):
+    option = stn("distort-dataset", "R", "--rotation", "-180", "180", "--limit", 3, "--out", "a", "--json").json
+    setting = stn("distort-dataset", "R", "distortion.rotation=[-180,180]", "--limit", 3, "--out", "b", "--json").json
+    assert option["distortion"]["rotation"] == [-180, 180]
+    assert option["sha256"] == setting["sha256"]
+    chain = ("--compose", "E", "--compose", "{kind: TC, pieces: 2}")
+    answer = stn("distort-dataset", "R", "--rotation", "-9", "9", *chain, "--limit", 30, "--json")
+    assert answer.json["out"] == "data/digits-r-e-tc"
+    kinds = [(stage["kind"], stage.get("rotation")) for stage in answer.json["distortion"]["stages"]]
+    assert kinds == [("R", [-9, 9]), ("E", None), ("TC", None)]
+    assert answer.json["sample_shape"] == [1, 60, 60]
+    assert stn("train", "--dataset", "data/digits-r-e-tc", "--iterations", 2, "train.batch_size=8").code == 0
+
+
+def test_a_folder_is_verified_and_every_fault_is_a_line(stn: Stn, folder: Path):
+    assert stn("distort-dataset", "--verify", folder).out.endswith("MB, all as they were written\n")
+    found = stn("distort-dataset", "--verify", folder, "--json").json
+    assert (found["folder"], found["files"]) == (str(folder), 7)
+    shutil.copytree(folder, "copy")
+    Path("copy/parameters-test.safetensors").unlink()
+    Path("copy/MNIST/raw/t10k-labels-idx1-ubyte").write_bytes(b"")
+    Path("copy/notes.txt").write_text("mine")
+    answer = stn("distort-dataset", "--verify", "copy")
+    assert (answer.code, answer.out) == (3, "")
+    lines = answer.err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("error: copy/") for line in lines)
+
+
+@pytest.mark.parametrize("kind", ["T", "TC", "addition"])
+def test_every_kind_of_image_trains_from_a_folder_and_without_one(stn: Stn, tiny: tuple[str, ...], kind: str):
+    assert stn("distort-dataset", kind, "--out", "a").code == 0
+    for name, data in (("folder", ("--dataset", "a")), ("fly", ("--distortion", kind))):
+        settings = (*tiny, "model.parameters=150000", "log.evaluations=1", "--transform", "attention")
+        answer = stn("train", *data, *settings, "--name", name, "--json")
+        assert answer.code == 0, answer.err
+    stored, fly = (stn("eval", name, "--dataset", "a", "--json").json for name in ("folder", "fly"))
+    assert len(stored["confusion"]) == len(fly["confusion"]) == (19 if kind == "addition" else 10)
+    again = stn("eval", "fly", "--json").json
+    assert fly["loss"] == pytest.approx(again["loss"], abs=0.01)  # the folder's pixels are rounded to bytes
+    assert stn("visualize", "fly", "--per-class", 1).code == 0
+
+
+def test_volumes_are_written_and_no_network_takes_them(stn: Stn):
+    answer = stn("distort-dataset", "volume", "--limit", 5, "--canvas", 32, "--rotation", "-20", "20", "--out", "a")
+    assert answer.code == 0
+    assert "samples of 1×32×32×32" in answer.out
+    for data in (("--dataset", "a"), ("--distortion", "volume")):
+        answer = stn("train", *data, "--iterations", 2)
+        assert answer.code in (2, 3)
+        assert "volumes" in answer.error
+
+
+def test_a_pair_of_idx_files_is_a_dataset(stn: Stn):
+    generator = torch.Generator().manual_seed(0)
+    write_idx(Path("my-images-idx3"), torch.randint(256, (60, 20, 24), generator=generator, dtype=torch.uint8))
+    write_idx(Path("my-labels-idx1"), torch.arange(60).remainder(3).to(torch.uint8))
+    Path("other").write_bytes(Path("my-labels-idx1").read_bytes())
+    found = stn("distort-dataset", "R", "--dataset", "my-images-idx3", "--out", "a", "--json").json
+    assert (found["sample_shape"], found["images"]) == ([1, 20, 24], {"train": 51, "test": 9})
+    named = stn("distort-dataset", "R", "--dataset", "my-images-idx3", "--labels", "other", "--out", "b", "--json").json
+    assert named["sha256"] == found["sha256"]
+    Path("my-labels-idx1").unlink()
+    assert stn("distort-dataset", "R", "--dataset", "my-images-idx3").error.startswith("my-images-idx3 needs a file of")

@@ -46,7 +46,7 @@ def test_another_distortion_or_seed_gives_other_images_and_the_same_ones_every_t
         ("--distortion", "e"),
         ("--distortion", "none"),
         ("--seed", "7"),
-        ("distortion.rotation=[0,0]",),
+        ("distortion.rotation=[9,9]",),
     ):
         first, again = (stn("eval", runs / "cnn", *settings, "--json").json for _ in range(2))
         assert first == again

@@ -19,7 +19,8 @@ def test_everything_listed_can_be_written_where_it_belongs(stn: Stn):
     for kind, key in KEYS.items():
         assert [entry["name"] for entry in listed[kind]] == list(getattr(names, kind.upper()))
         for entry in listed[kind]:
-            load_config(None, [f"{key}={entry['name']}"])
+            stages = ["distortion.stages=[{kind: R}, {kind: E}]"] if entry["name"] == "chain" else []
+            load_config(None, [f"{key}={entry['name']}", *stages])
     assert [entry["name"] for entry in listed["datasets"]] == list(names.DATASETS)
     assert [entry["name"] for entry in listed["configs"]] == shipped_configs()
     assert listed["runs"] == []

@@ -32,7 +32,12 @@ def test_one_channel_is_grey():
     assert torch.equal(to_tensor(to_picture(image / 255)), image.expand(3, -1, -1))
 
 
-@pytest.mark.parametrize("channels", [2, 4, 7])
+def test_two_channels_are_red_and_cyan():
+    image = random_bytes(2, 5, 5)
+    assert torch.equal(to_tensor(to_picture(image / 255)), image[[0, 1, 1]])
+
+
+@pytest.mark.parametrize("channels", [4, 7])
 def test_other_channel_counts_show_their_maximum(channels):
     image = random_bytes(channels, 5, 5) / 255
     assert to_picture(image).tobytes() == to_picture(image.amax(0, keepdim=True)).tobytes()

@@ -2,7 +2,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stn_cli.geometry.grids import affine_grid, pixel_centres, projective_grid, regular_grid, share_outside
+from stn_cli.geometry.grids import (
+    affine_grid,
+    affine_points,
+    pixel_centres,
+    projective_grid,
+    projective_points,
+    regular_grid,
+    share_outside,
+)
 
 SIZES = [(1, 1), (28, 28), (60, 61)]
 
@@ -64,6 +72,24 @@ def test_projective_grid_maps_every_point_by_the_matrix(size: tuple[int, int]) -
     error = projective_grid(matrix, size) - points[..., :2] / points[..., 2:]
     assert seen.float().mean() > 0.9
     assert error.where(seen, 0.0).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", SIZES)
+def test_points_at_pixel_centres_are_the_grids(size: tuple[int, int], dtype: torch.dtype) -> None:
+    centres = regular_grid(size, dtype=dtype).reshape(1, -1, 2).expand(200, -1, -1)
+    affine, projective = random_affine(200, dtype), random_homography(200, 1.0, dtype)  # some behind the horizon
+    assert torch.equal(affine_points(affine, centres).reshape(200, *size, 2), affine_grid(affine, size))
+    assert torch.equal(projective_points(projective, centres).reshape(200, *size, 2), projective_grid(projective, size))
+
+
+def test_points_are_mapped_one_by_one_by_the_matrix_of_their_sample() -> None:
+    points = torch.randn(20, 7, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    theta, matrix = random_affine(20, torch.float64), random_homography(20, 0.02, torch.float64)
+    homogeneous = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1)
+    torch.testing.assert_close(affine_points(theta, points), homogeneous @ theta.mT, atol=1e-14, rtol=0)
+    mapped = homogeneous @ matrix.mT
+    torch.testing.assert_close(projective_points(matrix, points), mapped[..., :2] / mapped[..., 2:], atol=1e-12, rtol=0)
 
 
 def test_a_homography_has_no_scale_of_its_own() -> None:

@@ -1,11 +1,16 @@
+import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from stn_cli.geometry.grids import affine_grid
 from stn_cli.geometry.matrices import (
     between_sizes,
+    compose,
     facing,
+    inverse,
     rotation,
+    rotation_about,
     scaling,
     square_to_corners,
     translation,
@@ -35,6 +40,36 @@ def test_rotations_compose_by_adding_angles_and_undo_by_negating() -> None:
     a, b = 180 * random(2, 6)
     torch.testing.assert_close(rotation(a) @ rotation(b), rotation(a + b), atol=1e-5, rtol=0)
     torch.testing.assert_close(rotation(a) @ rotation(-a), torch.eye(3).expand(6, 3, 3), atol=1e-6, rtol=0)
+
+
+def test_products_are_matrix_products() -> None:
+    a, b = random(2, 50, 3, 3).double()
+    torch.testing.assert_close(compose(a, b), a @ b, atol=1e-14, rtol=0)
+    torch.testing.assert_close(compose(a.float(), b.float()), (a @ b).float(), atol=1e-5, rtol=0)
+
+
+def test_inverses_undo_from_both_sides_and_equal_lapacks() -> None:
+    matrix = torch.eye(3, dtype=torch.float64) + 0.2 * random(200, 3, 3).double()
+    one = torch.eye(3, dtype=torch.float64).expand(200, 3, 3)
+    torch.testing.assert_close(compose(inverse(matrix), matrix), one, atol=1e-12, rtol=0)
+    torch.testing.assert_close(compose(matrix, inverse(matrix)), one, atol=1e-12, rtol=0)
+    torch.testing.assert_close(inverse(matrix), torch.linalg.inv(matrix), atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_singular_matrices_have_a_finite_inverse(dtype: torch.dtype) -> None:
+    flat = random(20, 3, 3).to(dtype)
+    flat[:, 2] = 0
+    zero, tiny = torch.zeros(1, 3, 3, dtype=dtype), 1e-15 * torch.eye(3, dtype=dtype)[None]
+    assert inverse(torch.cat([flat, zero, tiny])).isfinite().all()
+
+
+@pytest.mark.parametrize("axis", ["x", "y", "z"])
+def test_rotations_of_space_equal_scipys(axis) -> None:
+    degrees = 180 * random(50).double()
+    expected = Rotation.from_euler(axis, degrees[:, None], degrees=True).as_matrix()
+    np.testing.assert_allclose(rotation_about(axis, degrees), expected, atol=1e-15, rtol=0)
+    assert torch.equal(rotation_about("z", degrees), rotation(degrees))
 
 
 def test_scalings_and_translations_do_to_points_what_they_say() -> None:

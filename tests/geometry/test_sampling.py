@@ -1,13 +1,16 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from kornia.geometry.transform import warp_perspective
 from PIL import Image
 from scipy.ndimage import map_coordinates
 
 from stn_cli.geometry.grids import affine_grid, projective_grid, regular_grid
 from stn_cli.geometry.matrices import between_sizes, rotation, scaling, square_to_corners, translation
-from stn_cli.geometry.sampling import Border, Kernel, sample
+from stn_cli.geometry.sampling import POSITION_BITS, Border, Kernel, sample, sample_bytes, to_bytes
 from stn_cli.geometry.thin_plate_splines import control_points, grid_basis, thin_plate_grid
 
 SIZES = [(1, 1), (28, 28), (60, 61)]
@@ -152,3 +155,54 @@ def test_sampler_stays_in_float32_under_autocast() -> None:
     expected = sample(images, grid)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(sample(images, grid), expected)
+
+
+def levels(*shape: int) -> torch.Tensor:
+    return (256 * random(*shape)).to(torch.uint8)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (28, 28), (9, 33), (64, 60)])
+def test_bytes_are_read_as_levels_are(size: tuple[int, int]) -> None:
+    """But for the rounding of positions: 2⁻¹⁷ of a pixel at most in x and in y, where a pixel may make 255 levels."""
+    images, grid = levels(5, 3, *size), 3 * random(5, 40, 41, 2).double() - 1.5
+    found = sample_bytes(images, grid)
+    assert found.dtype == torch.float64
+    expected = F.grid_sample(images.double(), grid, align_corners=False)
+    torch.testing.assert_close(found, expected, atol=2 * 255 * 2.0**-17, rtol=0)
+
+
+def test_bytes_are_read_without_any_rounding() -> None:
+    """Against rational numbers, at positions rounded to fractions of a pixel; far outside everything is black."""
+    height, width = 5, 7
+    image, grid = levels(height, width), 4 * random(400, 2).double() - 2
+    grid[0], grid[1] = 1e4, torch.tensor([-1e4, 1e-9])
+
+    def at(row: int, column: int) -> int:
+        return int(image[row, column]) if 0 <= row < height and 0 <= column < width else 0
+
+    expected = []
+    for x, y in grid.tolist():
+        column, row = (
+            Fraction(round(((Fraction(c) + 1) * side / 2 - Fraction(1, 2)) * 2**POSITION_BITS), 2**POSITION_BITS)
+            for c, side in ((x, width), (y, height))
+        )
+        top, left = row.__floor__(), column.__floor__()
+        corners = [(top + i, left + j) for i in (0, 1) for j in (0, 1)]
+        expected.append(sum((1 - abs(row - i)) * (1 - abs(column - j)) * at(i, j) for i, j in corners))
+    found = sample_bytes(image[None, None], grid[None, None])[0, 0, 0].tolist()
+    assert [Fraction(value) for value in found] == expected
+
+
+def test_bytes_come_out_the_same_in_whatever_company_and_order() -> None:
+    images, grid = levels(6, 2, 20, 30), 2 * random(6, 17, 19, 2).double() - 1
+    found = sample_bytes(images, grid)
+    assert torch.equal(torch.cat([sample_bytes(images[n : n + 1], grid[n : n + 1]) for n in range(6)]), found)
+    order = torch.randperm(17 * 19, generator=torch.Generator().manual_seed(0))
+    shuffled = sample_bytes(images, grid.flatten(1, 2)[:, order, None])
+    assert torch.equal(shuffled[..., 0], found.flatten(2)[..., order])
+
+
+def test_levels_are_rounded_halves_up_and_clamped() -> None:
+    found = to_bytes(torch.tensor([-3.0, 0.0, 0.49, 0.5, 1.5, 2.5, 254.49, 254.5, 255.0, 300.0]))
+    assert found.dtype == torch.uint8
+    assert found.tolist() == [0, 0, 0, 1, 2, 3, 254, 255, 255, 255]

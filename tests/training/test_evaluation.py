@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from stn_cli.config import ModelConfig
 from stn_cli.datasets.loader import BatchLoader, FrozenSet
+from stn_cli.datasets.scene import Single
 from stn_cli.datasets.source import Split
 from stn_cli.distortions.similarity import Similarity
 from stn_cli.errors import NumericsError
@@ -16,7 +17,8 @@ from stn_cli.training.runtime import Runtime
 
 SPEC = InputSpec(channels=1, height=28, width=28, classes=5, mean=(0.1,), std=(0.3,))
 CPU = torch.device("cpu")
-ROTATION = Similarity(canvas=(28, 28), rotation=(-90.0, 90.0), scale=(1.0, 1.0), place=False)
+TURN = {"rotation": (-90.0, 90.0), "scale": (1.0, 1.0), "place": False}
+ROTATION = Single(Similarity(in_size=(28, 28), canvas=(28, 28), **TURN), (1, 28, 28), tuple("0123456789"))
 
 
 def frozen(n: int = 37) -> FrozenSet:

@@ -5,6 +5,7 @@ import torch
 from stn_cli.config import ModelConfig
 from stn_cli.datasets.digits import load_digits
 from stn_cli.datasets.loader import BatchLoader, FrozenSet
+from stn_cli.datasets.scene import Single
 from stn_cli.distortions.similarity import Similarity
 from stn_cli.drawing.panels import image_grid, warp_panel
 from stn_cli.models.build import InputSpec, build_model
@@ -14,7 +15,8 @@ from stn_cli.training.runtime import Runtime
 CPU = torch.device("cpu")
 FLOAT32 = Runtime(CPU, "float32", "")
 SPEC = InputSpec(channels=1, height=28, width=28, classes=10, mean=(0.1,), std=(0.3,))
-ROTATION = Similarity(canvas=(28, 28), rotation=(-90.0, 90.0), scale=(1.0, 1.0), place=False)
+TURN = {"rotation": (-90.0, 90.0), "scale": (1.0, 1.0), "place": False}
+ROTATION = Single(Similarity(in_size=(28, 28), canvas=(28, 28), **TURN), (1, 28, 28), tuple("0123456789"))
 CLASSES = tuple("abcdefghij")
 INDEX = torch.tensor([3, 400])
 

@@ -8,8 +8,8 @@ import torch
 from stn_cli.config import RunConfig
 from stn_cli.datasets.digits import load_digits
 from stn_cli.datasets.distorted import Recipe, write_distorted
+from stn_cli.datasets.scene import Single
 from stn_cli.datasets.source import Source, Split
-from stn_cli.distortions.similarity import Similarity
 from stn_cli.errors import CheckpointError, UsageError
 from stn_cli.training.checkpoint import read_checkpoint, step_file
 from stn_cli.training.evaluation import evaluate
@@ -77,8 +77,9 @@ def test_images_of_another_size_are_refused_with_both_sizes(run: RunFolder) -> N
 def test_another_number_of_classes_is_refused(run: RunFolder, tmp_path: Path) -> None:
     digits = load_digits()
     few = [Split(s.images[s.targets < 3][:20], s.targets[s.targets < 3][:20]) for s in (digits.train, digits.test)]
-    distortion = Similarity(canvas=(28, 28), rotation=(0.0, 0.0), scale=(1.0, 1.0), place=False)
-    list(write_distorted(Source("few", *few, ("0", "1", "2")), distortion, Recipe("few", {}, 0), tmp_path / "few"))
+    source = Source("few", *few, ("0", "1", "2"))
+    still = Single(None, source.shape, source.classes)
+    list(write_distorted(source, still, Recipe("few", {}, 0, "idx"), tmp_path / "few"))
     with pytest.raises(UsageError, match=f"knows 10 classes, {tmp_path / 'few'} has 3"):
         open_trained(run, "last", [f"data.dataset={tmp_path / 'few'}"])
 
@@ -126,6 +127,7 @@ OTHERS = {
     "log.images=1": True,
     "seed=5": False,
     "data.dataset=mnist": False,
+    "data.labels=elsewhere": False,
     "data.validation=0.2": False,
     "distortion.kind=P": False,
     "distortion.canvas=30": False,
