@@ -128,11 +128,11 @@ def in_this_process(kind: str, images: Tensor) -> dict[tuple[str, int], Measurem
         return lambda: warp(next(stream), distortion.draw(n, named_generator(0, "distortion", next(steps))))
 
     def apply(batch: Tensor, parameters: Parameters) -> Tensor:
-        return distortion.apply(batch.float().div_(255), parameters)
+        return distortion.apply(batch / 255, parameters)
 
     def theirs(function: Callable[[Tensor], Tensor], n: int) -> Step:
         stream = gathers(laid_out, n)
-        return lambda: function(next(stream).float().div_(255))
+        return lambda: function(next(stream) / 255)
 
     def each_image(batch: Tensor) -> Tensor:
         return torch.stack([transform(image) for image in batch])

@@ -100,6 +100,8 @@ def _scene(
             raise UsageError("only grey images of digits can be added", "Use mnist, qmnist or emnist-digits.")
         return Addition(distortion, classes)
     if isinstance(last, TCConfig) and distortion is not None:
+        if len(others) == 1:
+            raise UsageError("there is one training image, and no other to cut pieces from", "Add images.")
         room = min(*in_size, *distortion.canvas)
         if last.piece_size > room:
             raise UsageError(

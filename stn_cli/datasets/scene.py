@@ -160,7 +160,7 @@ class Volume(Scene):
         images = split.images[index]
         if exact:
             return self.extrusion.render(images, parameters)
-        return self.extrusion.apply(images.float().div_(255), parameters)
+        return self.extrusion.apply(images / 255, parameters)
 
     def true_map(self, parameters: Parameters) -> Float[Tensor, "n ..."]:
         return self.extrusion.grid(parameters)
@@ -177,7 +177,7 @@ def _distorted(
 ) -> Shaped[Tensor, "n channels height width"]:
     if exact:
         return images if distortion is None else distortion.render(images, parameters)
-    levels = images.float().div_(255)
+    levels = images / 255  # one pass, where float() and a division are two
     return levels if distortion is None else distortion.apply(levels, parameters)
 
 

@@ -20,7 +20,7 @@ class Projective(Distortion):
     Convention: the canvas's corners stay and the moved ones lie in the scaled input, so that the output → input map is
     the homography itself, as for E (a reading, R: the paper does not name the moved side. Moving the corners of the
     digit's own square leaves 1.6 % of the MNIST test digits with under a tenth of their ink, more than the error of
-    0.8 % that the paper reports; this reading leaves 0.14 %, benchmarks/readings.py).
+    0.8 % that the paper reports; this reading leaves 0.16 %, benchmarks/readings.py).
     Source: section 4.1 and appendix A.4.
     """
 

@@ -13,10 +13,12 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 # Taylor coefficients of sin(x) / x and cos(x) by x², enough for the last bit at 45 degrees: 0.786^20 / 20! is 3e-21.
-_SINE = [(-1) ** k / math.factorial(2 * k + 1) for k in range(10)]
-_COSINE = [(-1) ** k / math.factorial(2 * k) for k in range(10)]
+_SINE_AND_COSINE = [
+    torch.tensor([[(-1) ** k / math.factorial(2 * k + 1)], [(-1) ** k / math.factorial(2 * k)]], dtype=torch.float64)
+    for k in range(10)
+]
 # Of 2 artanh(s) = log((1 + s) / (1 − s)), for |s| below 0.172: 0.172^23 / 23 is 1e-19.
-_LOGARITHM = [2 / (2 * k + 1) for k in range(12)]
+_LOGARITHM = [torch.tensor([[2 / (2 * k + 1)]], dtype=torch.float64) for k in range(12)]
 
 
 def sine_cosine(degrees: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
@@ -26,7 +28,7 @@ def sine_cosine(degrees: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], Fl
         return radians.sin(), radians.cos()
     quarters = (degrees / 90).round()
     x = (degrees - 90 * quarters) * (math.pi / 180)
-    sine, cosine = _polynomials([_SINE, _COSINE], x * x)
+    sine, cosine = _polynomials(_SINE_AND_COSINE, x * x)
     sine = sine * x
     quarter = quarters.remainder(4)
     odd = quarter.remainder(2) == 1
@@ -42,7 +44,7 @@ def logarithm(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     small = mantissa < math.sqrt(0.5)
     mantissa = torch.where(small, 2 * mantissa, mantissa)
     s = (mantissa - 1) / (mantissa + 1)
-    return s * _polynomials([_LOGARITHM], s * s)[0] + (exponent.to(x.dtype) - small.to(x.dtype)) * math.log(2)
+    return s * _polynomials(_LOGARITHM, s * s)[0] + (exponent.to(x.dtype) - small.to(x.dtype)) * math.log(2)
 
 
 def snapped(x: Float[Tensor, "..."], bits: int) -> Float[Tensor, "..."]:
@@ -67,10 +69,12 @@ def fitted(x: Float[Tensor, "n ..."], bits: int) -> Float[Tensor, "n ..."]:
     return snapped(x / power, bits) * power
 
 
-def _polynomials(coefficients: list[list[float]], x: Float64[Tensor, "..."]) -> Float64[Tensor, "polynomials ..."]:
-    """Return polynomials of the same degree, by Horner's rule, all at once: half of the time goes into single calls."""
-    columns = torch.tensor(coefficients, dtype=x.dtype, device=x.device).T.reshape(-1, len(coefficients), *[1] * x.ndim)
-    result = columns[-1].expand(len(coefficients), *x.shape).clone()
-    for column in columns[:-1].flip(0):
-        result.mul_(x).add_(column)
-    return result
+def _polynomials(
+    coefficients: list[Float64[Tensor, "polynomials 1"]], x: Float64[Tensor, "*shape"]
+) -> Float64[Tensor, "polynomials *shape"]:
+    """Return polynomials of the same degree by Horner's rule, all at once: half of the time goes into single calls."""
+    flat = x.flatten()
+    result = coefficients[-1].to(x.device).repeat(1, len(flat))
+    for column in coefficients[-2::-1]:
+        result.mul_(flat).add_(column.to(x.device))
+    return result.reshape(len(result), *x.shape)

@@ -110,13 +110,14 @@ def thin_plate_inverse(
     values: Float[Tensor, "n k 2"],
     iterations: int = 12,
 ) -> Float[Tensor, "n k 2"]:
-    """Return the points at which splines take the given values, by Newton's method from the affine part.
+    """Return the points at which splines take the given values, by Newton's method from the nearest of 8×8 points.
 
     Where a spline folds there are several, and one is found; a value that is not found is sent far outside.
     """
     wanted, known = values.double(), coefficients.double()
-    constant, along_x, along_y = known[:, None, -3], known[:, None, -2], known[:, None, -1]
-    points = _solved(along_x, along_y, wanted - constant)
+    starts = regular_grid((8, 8), dtype=torch.float64, device=values.device).reshape(1, -1, 2)
+    reached = thin_plate_points(target_points, known, starts.expand(len(known), -1, -1))
+    points = starts[0, (wanted[:, :, None] - reached[:, None]).square().sum(dim=-1).argmin(dim=-1)]
     for _ in range(iterations):
         error = wanted - thin_plate_points(target_points, known, points)
         # Half a side at most: where a spline is nearly flat, a full step would leave the image.

@@ -206,3 +206,10 @@ def test_pieces_fit_the_images_and_the_canvas(size: tuple[int, int], settings: d
     assert isinstance(largest, Cluttered)
     pieces = largest.draw(3, torch.Generator().manual_seed(0), among=12, own=torch.arange(3))
     assert largest.make(source(1, ("a", "b"), size).train, torch.arange(3), pieces).shape == (3, *largest.shape)
+
+
+def test_pieces_need_another_image() -> None:
+    one = load_digits()
+    one = Source("one", one.train.at(torch.tensor([0])), one.test, one.classes)
+    with pytest.raises(UsageError, match="no other to cut pieces from"):
+        build_scene(RunConfig.model_validate({"distortion": {"kind": "TC"}}).distortion, one)

@@ -45,7 +45,7 @@ def test_multiples_of_a_quarter_turn_are_exact_and_symmetries_hold_bit_for_bit()
 def test_logarithm_is_that_of_the_library_to_the_last_bits() -> None:
     x = torch.cat([10 ** (60 * random(10_000) - 30), 0.5 + random(10_000), 1 + 1e-8 * (random(1000) - 0.5)])
     expected = torch.tensor([math.log(value) for value in x.tolist()], dtype=torch.float64)
-    torch.testing.assert_close(logarithm(x), expected, atol=1e-16, rtol=1e-15)
+    torch.testing.assert_close(logarithm(x), expected, atol=1e-16, rtol=5e-16)
 
 
 def test_logarithms_of_powers_of_two_are_exact_and_so_is_that_of_one() -> None:
@@ -71,9 +71,8 @@ def test_snapped_numbers_are_the_nearest_multiples(bits: int) -> None:
     assert torch.equal(snapped(x.float(), bits), x.float())
 
 
-@pytest.mark.parametrize("size", [1e-3, 1.0, 300.0, 1e6])
-def test_fitted_numbers_have_few_bits_whatever_their_size_and_company(size: float) -> None:
-    x = size * (2 * random(50, 16, 2) - 1)
+def test_fitted_numbers_have_few_bits_whatever_their_size_and_company() -> None:
+    x = 10 ** torch.linspace(-3, 6, 50).double()[:, None, None] * (2 * random(50, 16, 2) - 1)
     found = fitted(x, 27)
     largest = [max(1.0, one.abs().max().item()) for one in x]
     step = torch.tensor([2.0 ** (math.floor(math.log2(value)) + 1 - 27) for value in largest], dtype=torch.float64)
