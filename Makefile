@@ -24,6 +24,7 @@ bench: .venv/installed-test
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/readings.py
+	$(BIN)/python benchmarks/distortions.py
 	$(BIN)/python benchmarks/errors.py
 
 clean:

@@ -64,7 +64,7 @@ class Single(Scene):
         return {} if self.distortion is None else self.distortion.draw(n, generator)
 
     def make(self, split: Split, index: Int64[Tensor, "n"], parameters: Parameters, *, exact: bool = False) -> Samples:
-        return _distorted(self.distortion, split.images[index], parameters, exact)
+        return _distorted(self.distortion, split.images.index_select(0, index), parameters, exact)
 
     def true_map(self, parameters: Parameters) -> Float[Tensor, "n ..."]:
         if self.distortion is None:
@@ -97,7 +97,7 @@ class Cluttered(Scene):
 
     def make(self, split: Split, index: Int64[Tensor, "n"], parameters: Parameters, *, exact: bool = False) -> Samples:
         self._others = self._others.to(split.images.device)  # moves once
-        canvases = _distorted(self.distortion, split.images[index], parameters, exact)
+        canvases = _distorted(self.distortion, split.images.index_select(0, index), parameters, exact)
         return self.clutter.apply(canvases, self._others, parameters)
 
     def true_map(self, parameters: Parameters) -> Float[Tensor, "n ..."]:

@@ -59,7 +59,7 @@ class Distortion(ABC):
     def render(
         self, images: UInt8[Tensor, "n channels in_height in_width"], parameters: Parameters
     ) -> UInt8[Tensor, "n channels height width"]:
-        """Return the distorted images as bytes, the same on every machine. For files; `apply` is three times as fast."""
+        """Return the distorted images as bytes, the same on every machine. For files: a third as fast."""
         return to_bytes(sample_bytes(images, self.grid(_in_float64(parameters))))
 
     @final

@@ -31,6 +31,7 @@ class Projective(Distortion):
         self.canvas = canvas
         self.scale = scale
         self.corner_sigma = corner_sigma
+        self._moved: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
 
     def draw(self, n: int, generator: Generator) -> dict[str, Tensor]:
         """Return `scale` [n] and `corner_shift` [n, 4, 2], (x, y) in pixels, clockwise from the top left."""
@@ -50,14 +51,17 @@ class Projective(Distortion):
 
     def source_corners(self, parameters: Parameters) -> Float[Tensor, "n 4 2"]:
         """Return the point of the input that is seen at each corner of the canvas, (x, y) normalised."""
-        (height, width), (in_height, in_width) = self.canvas, self.in_size
-        shift, scale = parameters["corner_shift"], parameters["scale"]
-        corners: list[Tensor] = []
-        for k, (right, down) in enumerate(_CORNERS):
-            x = (right * width / 2 + shift[:, k, 0]) / scale / (in_width / 2)
-            y = (down * height / 2 + shift[:, k, 1]) / scale / (in_height / 2)
-            corners.append(torch.stack([x, y], dim=-1))
-        return torch.stack(corners, dim=1)
+        shift, scale = parameters["corner_shift"], parameters["scale"][:, None, None]
+        corners, half = self._constants(shift)
+        return (corners + shift) / scale / half
+
+    def _constants(self, like: Tensor) -> tuple[Float[Tensor, "4 2"], Float[Tensor, "2"]]:
+        """The canvas's corners and half the input's sides, (x, y) in pixels, where `like` is; they move there once."""
+        place = like.dtype, like.device
+        if place not in self._moved:
+            corners = like.new_tensor(_CORNERS) * (like.new_tensor(self.canvas[::-1]) / 2)
+            self._moved[place] = corners, like.new_tensor(self.in_size[::-1]) / 2
+        return self._moved[place]
 
     def _homography(self, parameters: Parameters) -> Float[Tensor, "n 3 3"]:
         """The output → input map, from the canvas's corners to the source corners.

@@ -7,7 +7,8 @@ from torch import Generator, Tensor
 from stn_cli.distortions.distortion import Distortion, Parameters
 from stn_cli.distortions.draws import uniform
 from stn_cli.geometry.grids import affine_grid, affine_points
-from stn_cli.geometry.matrices import between_sizes, compose, inverse, rotation, scaling, translation
+from stn_cli.geometry.matrices import inverse
+from stn_cli.geometry.reproducible import sine_cosine
 
 
 class Similarity(Distortion):
@@ -42,13 +43,15 @@ class Similarity(Distortion):
         return parameters
 
     def grid(self, parameters: Parameters) -> Float[Tensor, "n height width 2"]:
-        return affine_grid(self._matrix(parameters)[:, :2], self.canvas)
+        return affine_grid(self._theta(parameters), self.canvas)
 
     def to_input(self, points: Float[Tensor, "n k 2"], parameters: Parameters) -> Float[Tensor, "n k 2"]:
-        return affine_points(self._matrix(parameters)[:, :2], points)
+        return affine_points(self._theta(parameters), points)
 
     def to_output(self, points: Float[Tensor, "n k 2"], parameters: Parameters) -> Float[Tensor, "n k 2"]:
-        return affine_points(inverse(self._matrix(parameters))[:, :2], points)
+        theta = self._theta(parameters)
+        third = theta.new_tensor([0.0, 0.0, 1.0]).expand(len(theta), 1, 3)
+        return affine_points(inverse(torch.cat([theta, third], dim=1))[:, :2], points)
 
     def shift(self, parameters: Parameters) -> Float[Tensor, "n 2"]:
         """Return where the digit's centre lies relative to the canvas's centre, (x, y) in pixels."""
@@ -57,10 +60,23 @@ class Similarity(Distortion):
         ]
         return parameters["place"] * torch.stack(room[::-1], dim=-1)
 
-    def _matrix(self, parameters: Parameters) -> Float[Tensor, "n 3 3"]:
-        """The output → input map: undo the place, then the rotation, then the scale."""
-        scale = parameters["scale"]
-        undo = compose(scaling((1 / scale)[:, None].expand(-1, 2)), rotation(-parameters["rotation"]))
-        if self.place:
-            undo = compose(undo, translation(-self.shift(parameters)))
-        return between_sizes(undo, self.in_size, self.canvas)
+    def _theta(self, parameters: Parameters) -> Float[Tensor, "n 2 3"]:
+        """The output → input map: undo the place, then the rotation, then the scale.
+
+        Written out, entry by entry: as a product of matrices it takes five times as many small operations, and a fifth
+        of the time of the whole distortion.
+        """
+        (height, width), (in_height, in_width) = self.canvas, self.in_size
+        sine, cosine = sine_cosine(parameters["rotation"])
+        cosine, sine = cosine / parameters["scale"], sine / parameters["scale"]
+        shift = self.shift(parameters) if self.place else torch.zeros_like(parameters["scale"])[:, None].expand(-1, 2)
+        x, y = shift.unbind(dim=1)
+        entries = [
+            cosine * (width / in_width),
+            sine * (height / in_width),
+            -(cosine * x + sine * y) / (in_width / 2),
+            -sine * (width / in_height),
+            cosine * (height / in_height),
+            (sine * x - cosine * y) / (in_height / 2),
+        ]
+        return torch.stack(entries, dim=1).reshape(-1, 2, 3)

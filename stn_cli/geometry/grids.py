@@ -84,7 +84,10 @@ def _images(matrix: Float[Tensor, "n rows 3"], points: Float[Tensor, "n k 2"]) -
 
 
 def _divided(point: Float[Tensor, "n 2 *pixels"], depth: Float[Tensor, "n 1 *pixels"]) -> Float[Tensor, "n 2 *pixels"]:
-    return torch.where(depth < HORIZON, 1 / HORIZON, point / depth.clamp(min=HORIZON))
+    # The push is 0 before the horizon, and 1e8 a little behind it. By arithmetic, because masks take three times as
+    # long as all the rest of a grid.
+    push = (HORIZON - depth).clamp(min=0, max=HORIZON) * HORIZON**-3
+    return torch.addcmul(push, point, depth.clamp(min=HORIZON).reciprocal())
 
 
 def share_outside(grid: Float[Tensor, "n height width 2"]) -> Float[Tensor, "n"]:

@@ -49,7 +49,7 @@ def test_settings_arrive_where_they_belong() -> None:
     assert vars(addition) == vars(rts)
     p = built((20, 24), kind="P", canvas=30, scale=(0.5, 0.6), corner_sigma=7)
     assert isinstance(p, Projective)
-    assert vars(p) == sizes | {"scale": (0.5, 0.6), "corner_sigma": 7}
+    assert (p.in_size, p.canvas, p.scale, p.corner_sigma) == ((20, 24), (30, 30), (0.5, 0.6), 7)
     e = built((20, 24), kind="E", canvas=30, scale=(0.5, 0.6), control_point_sigma=2)
     assert isinstance(e, Elastic)
     assert (e.in_size, e.canvas, e.scale, e.control_point_sigma) == ((20, 24), (30, 30), (0.5, 0.6), 2)
