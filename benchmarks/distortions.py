@@ -13,7 +13,8 @@ torchvision, one warp per batch   what that would give; another augmentation, fo
 kornia               its augmentations on batches, `same_on_batch=False`
 
 They take turns, all of them in every round, after a warm-up; reported are the median, the least and the most of the
-rounds. All processes keep freed memory. Goals are judged by the better batch size of each: 256 fits the processor's caches, 1024 does not.
+rounds. All processes keep freed memory. Goals are judged by the better batch size of each: 256 fits the processor's
+caches, 1024 does not.
 The alternatives cannot draw just what we draw; DIFFERENCES says where, and what is left out is work they are spared.
 
 Then the wall time and the peak resident memory of `stn distort-dataset` over the whole of MNIST, a process of its own

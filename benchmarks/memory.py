@@ -44,7 +44,7 @@ def median_step_ms(model: str, keep: bool, steps: int) -> float:
     loader = BatchLoader(split, scene, runtime.device, own=torch.arange(len(split)))
     stream = TrainingStream(loader, config.train.batch_size, 0)
     network = build_model(config.model, InputSpec(1, 28, 28, 10, (0.5,), (0.3,)), 0)
-    network = network.to(runtime.device).to(memory_format=runtime.memory_format)
+    network = runtime.place(network)
     step = TrainStep(network, build_optimiser(network, config.train), config.train, steps + WARM_UP, runtime)
     times: list[float] = []
     for i in range(steps + WARM_UP):

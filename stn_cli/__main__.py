@@ -9,6 +9,7 @@ def main() -> None:
     """Run the command line; every fault ends as one line on stderr and an exit code."""
     from stn_cli.cli.app import app
     from stn_cli.cli.faults import exit_code_of
+    from stn_cli.errors import LostRankError
 
     _make_streams_writable()
     try:
@@ -21,6 +22,9 @@ def main() -> None:
             code = 0
         else:
             code = exit_code_of(error, debug="--debug" in sys.argv)
+        if isinstance(error, LostRankError):  # threads that still wait for the other would keep Python from ending
+            sys.stderr.flush()
+            os._exit(code)
     sys.exit(code if isinstance(code, int) else 0)
 
 

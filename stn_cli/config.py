@@ -20,6 +20,13 @@ def _writable(text: str) -> str:
     return text
 
 
+def _ways(text: str) -> str:
+    if text != "auto" and set(text.split(",")) - {"library", "banded"}:
+        raise ValueError(f"{text!r} is neither auto, library, banded, nor library and banded with commas between")
+    return text
+
+
+Ways = AfterValidator(_ways)
 LowerName = BeforeValidator(lambda name: name.lower() if isinstance(name, str) else name)
 Text = Annotated[str, AfterValidator(_writable)]
 DatasetName = BeforeValidator(_canonical_dataset)
@@ -143,6 +150,9 @@ class RuntimeConfig(Section):
     )
     precision: Annotated[Literal["auto", "float32", "bf16"], LowerName] = Field(
         "auto", description="of the classifier; geometry is always float32"
+    )
+    convolutions: Annotated[str, LowerName, Ways] = Field(
+        "auto", description="library, banded, or one of them per stage with commas; auto takes the faster ones"
     )
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; else what PyTorch takes")
 

@@ -46,3 +46,14 @@ class ResourceError(StnError):
     """No disk, memory, device, port or lock where one is needed."""
 
     exit_code = 6
+
+
+class LostRankError(ResourceError):
+    """Another process of a distributed run has ended or does not answer, so this one, number `rank`, ends too.
+
+    Rank 0 tells of it; the others are silent.
+    """
+
+    def __init__(self, what: str, fix: str = "", *, rank: int) -> None:
+        super().__init__(what, fix)
+        self.rank = rank

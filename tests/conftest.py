@@ -96,7 +96,15 @@ def stn() -> Callable[..., Answer]:
 @pytest.fixture(scope="session")
 def tiny() -> tuple[str, ...]:
     """Arguments of a training that takes a second."""
-    return ("--iterations", "6", "--precision", "float32", "train.batch_size=16", "model.parameters=30000")
+    return (
+        "--iterations",
+        "6",
+        "--precision",
+        "float32",
+        "runtime.convolutions=library",
+        "train.batch_size=16",
+        "model.parameters=30000",
+    )
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from stn_cli import __version__
+from stn_cli.cli.bench import bench
 from stn_cli.cli.config import config_app
 from stn_cli.cli.demo import demo
 from stn_cli.cli.distort_dataset import distort_dataset
@@ -47,4 +48,5 @@ app.command("visualize")(visualize_run)
 app.command("distort-dataset")(distort_dataset)
 app.command("list")(list_names)
 app.command("demo")(demo)
+app.command("bench")(bench)
 app.add_typer(config_app, name="config")

@@ -4,7 +4,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from stn_cli.errors import StnError
+from stn_cli.errors import LostRankError, StnError
 
 INTERRUPTED = 130
 BUG = 1
@@ -22,7 +22,8 @@ def exit_code_of(error: BaseException, *, debug: bool = False) -> int:
         _say("interrupted.")
         return INTERRUPTED
     if isinstance(error, StnError):
-        for line in str(error).splitlines():
+        is_said_by_rank_0 = isinstance(error, LostRankError) and error.rank > 0
+        for line in [] if is_said_by_rank_0 else str(error).splitlines():
             _say(line)
         return error.exit_code
     if hasattr(error, "format_message"):  # Typer's own: unknown options, missing arguments, unknown commands

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from stn_cli.cli.console import Download
     from stn_cli.training.events import Event
+    from stn_cli.training.trace import Traced
 
 DEFAULT = "digits/r"
 SAY_EVERY = 30.0  # seconds between two lines of progress where there is no terminal for a bar
@@ -40,6 +41,15 @@ def train_run(
     offline: options.Offline = False,
     resume: Annotated[str | None, typer.Option(help="Go on with a run, by folder or name.", metavar="RUN")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run of the same name.")] = False,
+    seeds: Annotated[
+        str | None, typer.Option(help="Several runs, side by side: 0,1,2 or 0-4.", metavar="SEEDS")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="The most of them at once.  [default: one per CPU core]", metavar="NUMBER")
+    ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Write a trace of ten steps, for Perfetto, to the run's folder.")
+    ] = False,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -52,8 +62,11 @@ def train_run(
       stn train
       stn train mnist/r --transform tps
       stn train mnist/rts --model cnn --seed 1
+      stn train mnist/r --seeds 0-4
       stn train mnist/e train.batch_size=64 distortion.canvas=42
       stn train --resume runs/digits-r-st-cnn-affine-seed0
+      stn train mnist/r --epochs 1 --profile
+      torchrun --nproc-per-node 2 -m stn_cli train mnist/r
     """
     from stn_cli.errors import UsageError
 
@@ -63,6 +76,12 @@ def train_run(
         raise UsageError(
             "--resume goes on with a run's own config and folder", "Leave the config, --name and --overwrite out."
         )
+    if seeds is not None and (seed is not None or resume is not None):
+        raise UsageError("--seeds begins new runs, one per seed", "Leave --seed and --resume out.")
+    if seeds is None and workers is not None:
+        raise UsageError("--workers is for several runs", "Give --seeds too.")
+    if seeds is not None and profile:
+        raise UsageError("--profile is for a single run", "Leave --seeds out.")
     said = options.overrides_from(
         offline,
         recipe=recipe,
@@ -82,33 +101,44 @@ def train_run(
     from stn_cli.cli.console import print_json, stdout_console
     from stn_cli.config_files import load_config
 
+    if seeds is not None:
+        from stn_cli.cli.seeds import configs_of, parse_seeds, train_seeds
+
+        configs = configs_of(parse_seeds(seeds), *split_arguments(arguments or [], said))
+        train_seeds(configs, workers, overwrite=overwrite, json=json)
+        return
     # Before torch is imported, which takes two seconds: a typo is answered at once.
     config = load_config(*split_arguments(arguments or [], said)) if resume is None else None
     from stn_cli.training.loop import train
     from stn_cli.training.runtime import keep_freed_memory
+    from stn_cli.training.trace import traced
 
     keep_freed_memory()
-    if config is not None:
-        summary = watch(lambda download: train(config, overwrite=overwrite, download=download))
-    else:
-        summary = watch(lambda download: _resume(str(resume), runs_dir or "runs", said + (arguments or []), download))
+
+    def start(download: "Download") -> "Iterable[Event]":
+        if config is not None:
+            return train(config, overwrite=overwrite, download=download)
+        return _resume(str(resume), runs_dir or "runs", said + (arguments or []), download)
+
+    summary = watch((lambda download: traced(start(download))) if profile else start)
     if json:
         print_json(summary)
     else:
         _show(summary, stdout_console())
 
 
-def watch(start: "Callable[[Download], Iterable[Event]]") -> dict[str, Any]:
+def watch(start: "Callable[[Download], Iterable[Event | Traced]]") -> dict[str, Any]:
     """Show a run's events as they come and return its summary.
 
     `start`: begins the run; it is given what shows its downloads.
 
     Raises:
-        typer.Exit: the run was interrupted; the code is 128 + the signal's number.
+        typer.Exit: the run was interrupted, the code is 128 + the signal's number; or this process only followed it.
     """
     from stn_cli.cli.console import progress_bar, show_downloads
     from stn_cli.cli.faults import write_crash_log
-    from stn_cli.training.events import Finished, Interrupted, Started, Trained, Validated
+    from stn_cli.training.events import Finished, Followed, Interrupted, Started, Trained, Validated
+    from stn_cli.training.trace import Traced
 
     run, task, said = None, None, time.monotonic()
     with progress_bar("state") as bar:
@@ -128,6 +158,8 @@ def watch(start: "Callable[[Download], Iterable[Event]]") -> dict[str, Any]:
                             said = time.monotonic()
                     case Validated():
                         err.print(f"step {event.step:>7,}  validation error {event.error_percent:.2f} %")
+                    case Traced():
+                        err.print(f"trace       {event.path}  (to be opened at https://ui.perfetto.dev)")
                     case Interrupted():
                         err.print(
                             f"saved at step {event.step:,}. Go on with: stn train --resume {quote(str(event.run))}"
@@ -135,8 +167,8 @@ def watch(start: "Callable[[Download], Iterable[Event]]") -> dict[str, Any]:
                         raise typer.Exit(128 + event.signal)
                     case Finished(summary=summary):
                         return summary
-                    case _:
-                        pass
+                    case Followed():  # rank 0 says the rest
+                        raise typer.Exit(128 + event.signal if event.signal else 0)
         except typer.Exit:
             raise
         except Exception as error:

@@ -62,13 +62,14 @@ class TrainingStream:
     """The endless stream of training batches: a new order every epoch, a new distortion every step.
 
     Every batch follows from (seed, step) alone, so a resumed run needs no replay. Images that do not fill the last
-    batch of an epoch are left out of that epoch.
+    batch of an epoch are left out of that epoch. `rows`: those of each batch to make, where others make the rest.
     """
 
-    def __init__(self, loader: BatchLoader, batch_size: int, seed: int) -> None:
+    def __init__(self, loader: BatchLoader, batch_size: int, seed: int, rows: slice = slice(None)) -> None:
         self._loader = loader
         self._batch_size = batch_size
         self._seed = seed
+        self._rows = rows
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
         self.steps_per_epoch = len(loader) // batch_size
 
@@ -79,7 +80,8 @@ class TrainingStream:
             generator = named_generator(self._seed, "order", epoch)
             self._order = (epoch, torch.randperm(len(self._loader), generator=generator))
         index = self._order[1][place * self._batch_size : (place + 1) * self._batch_size]
-        return self._loader.gather(index, self._loader.draw(index, named_generator(self._seed, "distortion", step)))
+        drawn = self._loader.draw(index, named_generator(self._seed, "distortion", step))
+        return self._loader.gather(index[self._rows], {name: value[self._rows] for name, value in drawn.items()})
 
 
 class FrozenSet:
@@ -115,9 +117,9 @@ class FrozenSet:
         """Return the samples at `index` as bytes that are the same on every machine."""
         return self._loader.render(index, self._at(index))
 
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Yield the whole split in order; the last batch may be smaller."""
-        for index in torch.arange(len(self)).split(batch_size):
+    def batches(self, batch_size: int, which: slice = slice(None)) -> Iterator[Batch]:
+        """Yield the whole split in order, or `which` batches of it; the last batch may be smaller."""
+        for index in torch.arange(len(self)).split(batch_size)[which]:
             yield self.take(index)
 
     def _at(self, index: Int64[Tensor, "n"]) -> dict[str, Tensor]:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from torch import nn
 
+from stn_cli.models.convolution import ConvolutionStage
+
 Widths = tuple[int, int]
 
 
@@ -29,12 +31,8 @@ def convolutional_classifier(channels: int, in_size: tuple[int, int], classes: i
     first, second = widths
     height, width = (-(-(-(-(side - 8) // 2) - 6) // 2) for side in in_size)
     return nn.Sequential(
-        nn.Conv2d(channels, first, 9),
-        nn.MaxPool2d(2, ceil_mode=True),
-        nn.ReLU(),  # after the pooling: the two commute, and a quarter of the values is left
-        nn.Conv2d(first, second, 7),
-        nn.MaxPool2d(2, ceil_mode=True),
-        nn.ReLU(),
+        ConvolutionStage(channels, first, 9, pool=2, ceil_mode=True),
+        ConvolutionStage(first, second, 7, pool=2, ceil_mode=True),
         nn.Flatten(),
         nn.Linear(second * height * width, classes),
     )

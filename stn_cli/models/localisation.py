@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stn_cli.models.convolution import ConvolutionStage
+
 
 @final
 class ThetaLayer(nn.Linear):
@@ -52,11 +54,8 @@ def convolutional_localisation(
     """
     features = nn.Sequential(
         nn.AvgPool2d(2),
-        nn.Conv2d(channels, 20, 5),
-        nn.MaxPool2d(2),
-        nn.ReLU(),  # after the pooling: the two commute, and a quarter of the values is left
-        nn.Conv2d(20, 20, 5),
-        nn.ReLU(),
+        ConvolutionStage(channels, 20, 5, pool=2),
+        ConvolutionStage(20, 20, 5),
         nn.Flatten(),
     )
     height, width = ((side // 2 - 4) // 2 - 4 for side in in_size)

@@ -12,6 +12,7 @@ from stn_cli.datasets.scene import Scene
 from stn_cli.datasets.source import Source
 from stn_cli.errors import UsageError
 from stn_cli.models.build import InputSpec
+from stn_cli.training.distributed import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,21 @@ class RunData:
     spec: InputSpec
 
 
-def prepare_data(config: RunConfig, device: torch.device, progress: Progress | None = None) -> RunData:
-    """Return the data of a run, resident on the device.
+def prepare_data(
+    config: RunConfig, device: torch.device, progress: Progress | None = None, ranks: Ranks = ALONE
+) -> RunData:
+    """Return the data of a run, resident on the device. Its stream makes this rank's rows of every batch.
 
     Raises:
         DataError: files are missing or damaged.
-        UsageError: a batch is larger than the training set, or as `build_scene` and `input_spec`.
+        UsageError: a batch is larger than the training set or smaller than the number of ranks, or as `build_scene` and
+            `input_spec`.
     """
+    if config.train.batch_size < ranks.size:  # unequal shares are weighted by their size; an empty one has no loss
+        raise UsageError(
+            f"a batch of {config.train.batch_size} cannot be shared among {ranks.size} processes",
+            f"Set train.batch_size to {ranks.size} or more, or start fewer processes.",
+        )
     source = build_source(config.data, progress)
     scene = build_scene(config.distortion, source)
     rest, held_out = hold_out(len(source.train), config.data.validation, config.seed)
@@ -43,7 +52,7 @@ def prepare_data(config: RunConfig, device: torch.device, progress: Progress | N
     train = BatchLoader(source.train.at(rest), scene, device, own=rest)
     validation = BatchLoader(source.train.at(held_out), scene, device, own=held_out)
     return RunData(
-        stream=TrainingStream(train, config.train.batch_size, config.seed),
+        stream=TrainingStream(train, config.train.batch_size, config.seed, ranks.rows(config.train.batch_size)),
         validation=FrozenSet(validation, config.seed, f"validation{source.lineage}") if len(held_out) else None,
         test=_frozen_test(source, scene, device, config.seed),
         classes=scene.classes,

@@ -12,6 +12,7 @@ from stn_cli.datasets.loader import FrozenSet
 from stn_cli.errors import NumericsError
 from stn_cli.geometry.grids import share_outside
 from stn_cli.models.network import Network
+from stn_cli.training.distributed import ALONE, Ranks
 from stn_cli.training.runtime import Runtime
 
 BATCH = 512  # images evaluated at once; bounds the memory
@@ -57,8 +58,10 @@ class Evaluation:
         return [100 * (c - r) / c if c else None for c, r in zip(counts, right, strict=True)]
 
 
-def evaluate(network: Network, frozen: FrozenSet, classes: int, runtime: Runtime) -> Evaluation:
+def evaluate(network: Network, frozen: FrozenSet, classes: int, runtime: Runtime, ranks: Ranks = ALONE) -> Evaluation:
     """Return how a network does on every image of a frozen set. Leaves it in the mode it was in.
+
+    `ranks`: share the batches among them; each has to call this and gets the whole answer.
 
     Raises:
         NumericsError: the loss is NaN or infinite, so the predictions mean nothing.
@@ -68,13 +71,15 @@ def evaluate(network: Network, frozen: FrozenSet, classes: int, runtime: Runtime
     was_training = network.training
     network.eval()
     with torch.inference_mode():
-        for batch in frozen.batches(BATCH):
+        for batch in frozen.batches(BATCH, slice(ranks.rank, None, ranks.size)):
             with runtime.autocast():
                 logits, warps = network(batch.images.contiguous(memory_format=runtime.memory_format))
             if warps:
                 outside += share_outside(warps[0].grid).sum()
             loss += cross_entropy(logits, batch.targets, reduction="sum")
             confusion += torch.bincount(batch.targets * classes + logits.argmax(dim=1), minlength=classes * classes)
+        ranks.add_up([confusion])
+        ranks.add_up([loss, outside])
     network.train(was_training)
     mean = loss.item() / len(frozen)
     if not math.isfinite(mean):

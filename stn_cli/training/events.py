@@ -53,4 +53,11 @@ class Interrupted:
     step: int
 
 
-Event = Started | Trained | Validated | Finished | Interrupted
+@dataclass(frozen=True)
+class Followed:
+    """The end of a process that computed a share of the run; rank 0 tells the rest. `signal`: what came, or 0."""
+
+    signal: int
+
+
+Event = Started | Trained | Validated | Finished | Interrupted | Followed

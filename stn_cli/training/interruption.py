@@ -5,6 +5,8 @@ import threading
 from types import FrameType
 from typing import Self
 
+from stn_cli.errors import LostRankError
+
 
 class Interruption:
     """Notes the first SIGINT or SIGTERM; a second one acts at once, as if this were not here.
@@ -22,7 +24,9 @@ class Interruption:
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
+        if kind is LostRankError and self._previous:
+            self._previous[signal.SIGTERM] = signal.SIG_IGN  # torchrun sends it to those that are ending already
         self._restore()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:

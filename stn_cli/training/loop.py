@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from shlex import quote
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ import torch
 from stn_cli.config import RunConfig
 from stn_cli.datasets.download import Progress as DownloadProgress
 from stn_cli.datasets.loader import first_of_each_class
-from stn_cli.errors import CheckpointError, NumericsError
+from stn_cli.errors import CheckpointError, LostRankError, NumericsError
 from stn_cli.models.budget import count_parameters, layer_widths
 from stn_cli.models.build import build_model
 from stn_cli.models.network import Network
@@ -26,15 +27,19 @@ from stn_cli.training.checkpoint import (
     write_step,
 )
 from stn_cli.training.data import RunData, prepare_data
+from stn_cli.training.distributed import ALONE, Ranks, join
 from stn_cli.training.evaluation import evaluate
 from stn_cli.training.events import Event, Finished, Interrupted, Started, Trained, Validated
+from stn_cli.training.follow import follow, refuse_difference, share_state
 from stn_cli.training.interruption import Interruption
 from stn_cli.training.logger import RunLogger
 from stn_cli.training.optimiser import build_optimiser, learning_rate
 from stn_cli.training.pictures import warp_picture
 from stn_cli.training.run_folder import RunFolder, create_run, write_environment
 from stn_cli.training.runtime import Runtime, choose_runtime
+from stn_cli.training.schedule import evaluation_steps, total_steps
 from stn_cli.training.step import TrainStep
+from stn_cli.training.trial import try_out
 
 SAVE_EVERY = 60.0  # seconds between checkpoints, beside those at evaluations: what a kill can cost
 
@@ -49,27 +54,39 @@ def train(
     """Train a network as configured and evaluate it on the test set, once, with its last weights.
 
     `resume`: a run and the checkpoint to go on from; otherwise a new run folder is made.
+    Where torchrun has started several processes, all train this one network, and rank 0 alone writes and tells.
 
     Raises:
         StnError: anything that is wrong with the data, the folder, the checkpoint or the numbers.
+        LostRankError: another process has ended. Rank 0 has saved the last step that was finished.
     """
     runtime = choose_runtime(config.runtime)
-    data = prepare_data(config, runtime.device, download)
-    network = build_model(config.model, data.spec, config.seed)
-    network = network.to(runtime.device).to(memory_format=runtime.memory_format)
+    ranks = join(runtime.device)
+    if not ranks.is_first:
+        yield follow(config, runtime, ranks)
+        return
+    refuse_difference(config, runtime, ranks)
+    data = prepare_data(config, runtime.device, download, ranks)
+    network = runtime.place(build_model(config.model, data.spec, config.seed))
+    if ranks.size == 1:  # several would have to agree on what each measures
+        runtime = try_out(config.runtime, runtime, network, data.stream.batch(0))
+        network = runtime.place(network)
+    chosen = {"precision": runtime.precision, "convolutions": runtime.convolutions}
+    config = config.model_copy(update={"runtime": config.runtime.model_copy(update=chosen)})
     if resume is None:
         run, config = create_run(config, overwrite=overwrite)
     else:
         run, config = resume[0], config.model_copy(update={"name": resume[0].path.name})
-    training = Training(config, data, network, run, runtime)
+    training = Training(config, data, network, run, runtime, ranks)
     with run.lock(), Interruption() as interruption:
         if resume is not None:
             training.restore(resume[1])
             run.write_config(config)  # it may have more epochs now, and the next resume has to know
             if training.done < training.total:
                 run.summary.unlink(missing_ok=True)
+        training.share()
         with RunLogger(run, resume_step=training.done) as log:
-            write_environment(run, runtime)
+            write_environment(run, runtime, ranks.size)
             log.text("config", run.config.read_text(encoding="utf-8"))
             if training.done == 0:
                 training.save(log)  # from here on the run can go on, whatever comes; and a full disk shows at once
@@ -81,9 +98,15 @@ def train(
                 training.total,
                 runtime,
             )
-            yield from training.steps(log, interruption)
-        if interruption.signal is not None:
-            yield Interrupted(run.path, interruption.signal, training.done)
+            try:
+                yield from training.steps(log, interruption)
+                signal = ranks.largest(interruption.signal or 0)
+            except LostRankError as error:
+                training.save(log)
+                what = f"{error.what}; {run.path} is saved at step {training.done}"
+                raise LostRankError(what, f"Go on with: stn train --resume {quote(str(run.path))}", rank=0) from error
+        if signal:
+            yield Interrupted(run.path, signal, training.done)
             return
         summary = training.summarise()
         write_json(run.summary, summary)
@@ -93,16 +116,25 @@ def train(
 class Training:
     """A network, what it is trained on, and how far it has come: `done` steps of `total`."""
 
-    def __init__(self, config: RunConfig, data: RunData, network: Network, run: RunFolder, runtime: Runtime) -> None:
-        self.total = config.train.iterations or math.ceil((config.train.epochs or 0) * data.stream.steps_per_epoch)
+    def __init__(
+        self,
+        config: RunConfig,
+        data: RunData,
+        network: Network,
+        run: RunFolder,
+        runtime: Runtime,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.total = total_steps(config, data.stream.steps_per_epoch)
         self.done = 0
         self._config = config
         self._data = data
         self._network = network
         self._run = run
         self._runtime = runtime
+        self._ranks = ranks
         self._optimiser = build_optimiser(network, config.train)
-        self._step = TrainStep(network, self._optimiser, config.train, self.total, runtime)
+        self._step = TrainStep(network, self._optimiser, config.train, self.total, runtime, ranks)
         self._best_error: float | None = None  # percent, on the validation images
         self._seconds = 0.0  # spent in steps, over all processes of the run
         self._began = time.perf_counter()
@@ -126,14 +158,18 @@ class Training:
         self.done, self._best_error, self._seconds = state["step"], state["best_error"], state["seconds"]
         self._last_reading = (self.done, self._seconds)
 
+    def share(self) -> None:
+        """Let every rank begin here."""
+        share_state(self._ranks, self.done, self._network, self._optimiser)
+
     def steps(self, log: RunLogger, interruption: Interruption) -> Iterator[Event]:
         """Train to the end or to the first signal; yield an event per reading and per evaluation.
 
         Raises:
             NumericsError: loss or gradient became NaN or infinite. The weights are those before it.
+            LostRankError: another rank has ended. The weights are those after `done` steps.
         """
-        evaluations = self._config.log.evaluations
-        evaluate_at = {round(self.total * (i + 1) / evaluations) for i in range(evaluations)} - {0}
+        evaluate_at = evaluation_steps(self._config, self.total)
         self._network.train()
         self._began = saved = time.perf_counter()
         stop = False
@@ -146,7 +182,8 @@ class Training:
                 with self._off_the_clock():
                     self._refuse_non_finite(int(self._step.skipped))
                     yield from self._evaluate(log)
-            stop = interruption.signal is not None  # read once, so that the loop never ends on what was not saved
+            # Read once, so that the loop never ends on what was not saved; a signal to any rank stops all at one step.
+            stop = self._ranks.largest(interruption.signal or 0) > 0
             if self.done in evaluate_at or stop or time.perf_counter() - saved > SAVE_EVERY:
                 with self._off_the_clock():
                     self.save(log)
@@ -164,7 +201,7 @@ class Training:
 
     def summarise(self) -> dict[str, Any]:
         """Evaluate on the test set and return the result of the run."""
-        result = evaluate(self._network, self._data.test, len(self._data.classes), self._runtime)
+        result = evaluate(self._network, self._data.test, len(self._data.classes), self._runtime, self._ranks)
         config = self._config
         return {
             "run": str(self._run.path),
@@ -205,7 +242,10 @@ class Training:
         data, classes = self._data, self._data.classes
         error = None
         if data.validation is not None:
-            result = evaluate(self._network, data.validation, len(classes), self._runtime)
+            try:
+                result = evaluate(self._network, data.validation, len(classes), self._runtime, self._ranks)
+            except LostRankError:  # which the next reduction finds again; the checkpoint of this step includes this
+                result = evaluate(self._network, data.validation, len(classes), self._runtime)
             error = result.error_percent
             outside = {} if result.outside_percent is None else {"outside_percent": result.outside_percent}
             log.scalars("validation", self.done, {"loss": result.loss, "error_percent": error} | outside)

@@ -62,7 +62,7 @@ def open_trained(run: RunFolder, which: Which, overrides: list[str], download: P
     spec = InputSpec(**state["spec"] | {"mean": tuple(state["spec"]["mean"]), "std": tuple(state["spec"]["std"])})
     network = build_model(config.model, spec, config.seed)
     load_network(network, checkpoint.part("network."), run.checkpoints)
-    network = network.to(runtime.device).to(memory_format=runtime.memory_format).eval()
+    network = runtime.place(network).eval()
     test, found = prepare_test(config, runtime.device, download)
     if (found.channels, found.size) != (spec.channels, spec.size):
         raise UsageError(
@@ -87,7 +87,7 @@ def open_to_resume(run: RunFolder, overrides: list[str]) -> tuple[RunConfig, Che
         CheckpointError: an override changes what a continuation must keep, or there is no sound checkpoint.
     """
     before, config = run.read_config(), load_config(str(run.config), overrides)
-    old, new = _flat(before.model_dump(mode="json")), _flat(config.model_dump(mode="json"))
+    old, new = flat_settings(before.model_dump(mode="json")), flat_settings(config.model_dump(mode="json"))
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     fixed = [key for key in differing if not key.startswith(CONTINUABLE)]
     if fixed:
@@ -101,8 +101,9 @@ def _shape(spec: InputSpec) -> str:
     return f"{spec.channels}×{spec.height}×{spec.width}"
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by their full keys, "train.batch_size"."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat

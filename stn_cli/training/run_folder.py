@@ -159,9 +159,10 @@ def list_runs(runs_dir: str) -> list[RunFolder]:
     return [RunFolder(file.parent) for file in sorted(Path(runs_dir).glob("*/config.yaml"))]
 
 
-def write_environment(run: RunFolder, runtime: Runtime) -> None:
+def write_environment(run: RunFolder, runtime: Runtime, processes: int = 1) -> None:
     """Write what the run computes with."""
-    write_json(run.environment, describe_environment() | {"device": str(runtime.device), **_chosen(runtime)})
+    chosen = {"device": str(runtime.device), "processes": processes, **_chosen(runtime)}
+    write_json(run.environment, describe_environment() | chosen)
 
 
 def describe_environment() -> dict[str, Any]:

@@ -9,6 +9,8 @@ import torch
 
 from stn_cli.config import RuntimeConfig
 from stn_cli.errors import ResourceError
+from stn_cli.models.convolution import choose_convolutions
+from stn_cli.models.network import Network
 
 
 @dataclass(frozen=True)
@@ -18,11 +20,17 @@ class Runtime:
     device: torch.device
     precision: str
     reason: str
+    convolutions: str = "library"  # as `choose_convolutions` takes it
 
     @property
     def memory_format(self) -> torch.memory_format:
         """Channels-last for bf16, where the convolutions of CPUs and tensor cores want it; else contiguous."""
         return torch.channels_last if self.precision == "bf16" else torch.contiguous_format
+
+    def place(self, network: Network) -> Network:
+        """Return a network where and how it is to compute."""
+        choose_convolutions(network, self.convolutions)
+        return network.to(self.device).to(memory_format=self.memory_format)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which networks run."""
@@ -40,11 +48,12 @@ def choose_runtime(config: RuntimeConfig) -> Runtime:
     device, why_device = _choose_device(config.device)
     if config.precision == "float32":
         torch.backends.cudnn.allow_tf32 = False  # cuDNN's default would round the inputs of convolutions to 10 bits
+    ways = "library" if config.convolutions == "auto" else config.convolutions
     if config.precision != "auto":
-        return Runtime(device, config.precision, f"{why_device}; {config.precision} as asked")
-    if _has_fast_bf16(device):
-        return Runtime(device, "bf16", f"{why_device}; bf16 because {_processor(device)} multiplies it natively")
-    return Runtime(device, "float32", f"{why_device}; float32 because {_processor(device)} has no fast bf16")
+        return Runtime(device, config.precision, f"{why_device}; {config.precision} as asked", ways)
+    if has_fast_bf16(device):
+        return Runtime(device, "bf16", f"{why_device}; bf16 because {_processor(device)} multiplies it natively", ways)
+    return Runtime(device, "float32", f"{why_device}; float32 because {_processor(device)} has no fast bf16", ways)
 
 
 def keep_freed_memory() -> bool:
@@ -52,7 +61,7 @@ def keep_freed_memory() -> bool:
 
     Batches are allocated and freed every step; memory fresh from the kernel is page-faulted in and zeroed each time.
     At batch 128 on two cores it saves 7 % of the ST-CNN's step and nothing beyond noise of the CNN's
-    (benchmarks/memory.py). Process-wide, so only the command line calls this, before it trains or evaluates.
+    (benchmarks/memory.py). Process-wide, so only the command line and the processes that it starts call this.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -80,7 +89,8 @@ def _has_usable_mps() -> bool:
     return torch.backends.mps.is_available() and torch._C._dispatch_has_kernel_for_dispatch_key(kernel, "MPS")
 
 
-def _has_fast_bf16(device: torch.device) -> bool:
+def has_fast_bf16(device: torch.device) -> bool:
+    """Return whether a device multiplies bf16 natively."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":

@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 from stn_cli.config import TrainConfig
 from stn_cli.datasets.loader import Batch
 from stn_cli.models.network import Network
+from stn_cli.training.distributed import ALONE, Ranks
 from stn_cli.training.optimiser import learning_rate, set_learning_rate
 from stn_cli.training.runtime import Runtime
 
@@ -27,17 +28,27 @@ class TrainStep:
     """The body of the training loop.
 
     A step whose loss or gradient is not finite is skipped on the device, without a transfer, and counted: the weights
-    stay finite, and the loop learns of it when it reads the counts.
+    stay finite, and the loop learns of it when it reads the counts. Where several ranks compute a batch, loss and
+    gradient are those of the whole of it before anything is decided, so that all ranks make the same update.
     """
 
     def __init__(
-        self, network: Network, optimiser: torch.optim.SGD, config: TrainConfig, total: int, runtime: Runtime
+        self,
+        network: Network,
+        optimiser: torch.optim.SGD,
+        config: TrainConfig,
+        total: int,
+        runtime: Runtime,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._network = network
         self._optimiser = optimiser
         self._config = config
         self._total = total
         self._runtime = runtime
+        self._ranks = ranks
+        rows = ranks.rows(config.batch_size)
+        self._share = (rows.stop - rows.start) / config.batch_size  # of each batch
         self._parameters = list(network.parameters())
         # steps, loss, wrong images, gradient norm, skipped steps
         self.counts = torch.zeros(5, device=runtime.device)
@@ -48,20 +59,23 @@ class TrainStep:
         images = batch.images.contiguous(memory_format=self._runtime.memory_format)
         with self._runtime.autocast():
             output = self._network(images)
-            loss = cross_entropy(output.logits, batch.targets)
+            loss = self._share * cross_entropy(output.logits, batch.targets)
         self._optimiser.zero_grad()
         loss.backward()
-        norm = self._clip()
-        skip = (~torch.isfinite(norm + loss.detach())).float()
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        with torch.no_grad():
+            totals = torch.stack([loss, (output.logits.argmax(dim=1) != batch.targets).sum()])
+        self._ranks.add_up([*gradients, totals])
+        loss, wrong = totals
+        norm = self._clip(gradients)
+        skip = (~torch.isfinite(norm + loss)).float()
         if self._runtime.device.type != "mps":
             # The fused kernel leaves weights and momentum alone where this is 1 (as torch.amp.GradScaler uses it).
             self._optimiser.found_inf = skip  # pyright: ignore[reportAttributeAccessIssue]
             self._optimiser.step()
         elif not skip.item():  # the kernel for MPS knows no found_inf
             self._optimiser.step()
-        with torch.no_grad():
-            wrong = (output.logits.argmax(dim=1) != batch.targets).sum()
-            self.counts += torch.stack([torch.ones_like(norm), loss.detach(), wrong, norm, skip])
+        self.counts += torch.stack([torch.ones_like(norm), loss, wrong, norm, skip])
 
     @property
     def skipped(self) -> Tensor:
@@ -75,8 +89,7 @@ class TrainStep:
         images = steps * self._config.batch_size  # every training batch is full
         return Progress(loss / steps, 100 * wrong / images, norm / steps, int(skipped))
 
-    def _clip(self) -> Tensor:
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
+    def _clip(self, gradients: list[Tensor]) -> Tensor:
         norm = torch.nn.utils.get_total_norm(gradients)
         if self._config.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self._config.clip_norm, norm)

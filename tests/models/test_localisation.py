@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stn_cli.models.convolution import ConvolutionStage
 from stn_cli.models.grid_generators import TRANSFORMS
 from stn_cli.models.localisation import ThetaLayer, convolutional_localisation, fully_connected_localisation
 from stn_cli.models.network import initialise
@@ -23,11 +24,12 @@ def layers(network: nn.Module) -> list[str]:
         match module:
             case nn.Linear():
                 names.append(f"linear {module.in_features}→{module.out_features}")
-            case nn.Conv2d():
+            case ConvolutionStage():
                 assert (module.stride, module.padding) == ((1, 1), (0, 0))
                 names.append(f"conv {module.in_channels}→{module.out_channels} {module.kernel_size[0]}")
-            case nn.MaxPool2d() | nn.AvgPool2d():
-                names.append(f"{type(module).__name__} {module.kernel_size}")
+                names += [f"max-pool {module.pool}"] * (module.pool > 1) + ["relu"]
+            case nn.AvgPool2d():
+                names.append(f"average-pool {module.kernel_size}")
             case nn.ReLU():
                 names.append("relu")
     return names
@@ -44,7 +46,7 @@ def test_layers_of_st_fcn_are_the_papers() -> None:
 def test_layers_of_st_cnn_are_the_papers() -> None:
     network = convolutional_localisation(1, (42, 42), torch.zeros(8))
     assert layers(network) == [
-        *("AvgPool2d 2", "conv 1→20 5", "MaxPool2d 2", "relu", "conv 20→20 5", "relu"),
+        *("average-pool 2", "conv 1→20 5", "max-pool 2", "relu", "conv 20→20 5", "relu"),
         *("linear 320→20", "relu", "linear 20→8"),
     ]
 

@@ -28,6 +28,7 @@ SMALL = (
     "log.images=0",
     "runtime.device=cpu",
     "runtime.precision=float32",
+    "runtime.convolutions=library",
 )
 
 

@@ -3,6 +3,7 @@ import threading
 
 import pytest
 
+from stn_cli.errors import LostRankError
 from stn_cli.training.interruption import Interruption
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -49,6 +50,16 @@ def test_handlers_come_back_whether_it_ends_well_or_not() -> None:
     with pytest.raises(ZeroDivisionError), Interruption():
         _ = 1 / 0
     assert handlers() == before
+
+
+@pytest.mark.usefixtures("_own_handlers")
+def test_a_process_that_ends_for_the_loss_of_another_is_not_cut_off() -> None:
+    """torchrun sends SIGTERM to those that are left."""
+    before = handlers()
+    with pytest.raises(LostRankError), Interruption():
+        raise LostRankError("another has ended", rank=0)
+    assert handlers() == [before[0], signal.SIG_IGN]
+    signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_handler_that_python_does_not_know_becomes_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

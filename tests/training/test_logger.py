@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from stn_cli.errors import CheckpointError, ResourceError
@@ -15,7 +16,9 @@ from stn_cli.training.run_folder import RunFolder
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    # TensorBoard sorts the files of one second by their writers' numbers as text, where 10 comes before 9.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(100))
     return RunFolder(tmp_path)
 
 

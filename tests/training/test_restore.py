@@ -121,6 +121,7 @@ OTHERS = {
     "train.iterations=99": True,
     "runtime.threads=1": True,
     "runtime.precision=bf16": True,
+    "runtime.convolutions=banded": True,
     "runtime.device=auto": True,
     "log.every=7": True,
     "log.evaluations=3": True,

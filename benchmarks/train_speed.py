@@ -1,0 +1,240 @@
+"""Images trained on per second: the well-known tutorial as users write it, the same network in our engine, the paper's.
+
+    STN_DATA=… python benchmarks/train_speed.py [--seconds 4] [--rounds 3]
+
+a. The network of PyTorch's "Spatial Transformer Networks Tutorial" (pytorch.org, G. Hamrouni), written anew, with what
+   such scripts have around it: a DataLoader with two workers, torchvision's RandomRotation, ToTensor and Normalize on
+   PIL images, SGD, float32. Batches of 64, as there, and of 256.
+b. The same network under our TrainingStream and TrainStep, in the precision that our runtime takes, rotated as far.
+c. The paper's ST-CNN, with 64 filters in both layers, batches of 256, R; and its share of the machine's peak in bf16.
+d. The CNN, likewise.
+
+Each case is a process of its own, with as many threads as PyTorch takes; the cases take turns. Goals: b is 8 times as
+fast as a at the same batch size, c reaches 30 % of the peak. Real MNIST, where STN_DATA names it; else the embedded
+digits, repeated to 60,000. Writes results/train_speed.json.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stn_cli.config_files import load_config
+from stn_cli.datasets.build import build_source
+from stn_cli.datasets.source import Source
+from stn_cli.models.budget import count_parameters
+from stn_cli.models.classifiers import convolutional_classifier
+from stn_cli.models.grid_generators import AffineGrid
+from stn_cli.models.localisation import convolutional_localisation
+from stn_cli.models.network import ModelOutput
+from stn_cli.training.optimiser import build_optimiser
+from stn_cli.training.run_folder import describe_environment
+from stn_cli.training.runtime import choose_runtime, keep_freed_memory
+from stn_cli.training.speed import measure_peak, measure_speed, repeated_stream, time_steps
+from stn_cli.training.step import TrainStep
+from stn_cli.training.trial import try_out
+
+RESULTS = Path(__file__).parent / "results" / "train_speed.json"
+CASES = ("tutorial-64", "engine-64", "tutorial-256", "engine-256", "st-cnn-256", "cnn-256")
+IMAGES = 60_000
+WARM_UP = 20  # batches of the tutorial before the clock starts, more than its workers make ahead
+MEAN, STD = 0.1307, 0.3081
+TIMES_FASTER, PEAK_PERCENT = 8, 30
+
+
+class TutorialNetwork(nn.Module):
+    """The tutorial's network: a transformer on normalised images, two convolutions, log-probabilities."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 10, 5)
+        self.conv2 = nn.Conv2d(10, 20, 5)
+        self.drop = nn.Dropout2d()
+        self.fc1 = nn.Linear(320, 50)
+        self.fc2 = nn.Linear(50, 10)
+        self.localisation = nn.Sequential(
+            nn.Conv2d(1, 8, 7), nn.MaxPool2d(2, 2), nn.ReLU(), nn.Conv2d(8, 10, 5), nn.MaxPool2d(2, 2), nn.ReLU()
+        )
+        self.theta = nn.Sequential(nn.Linear(90, 32), nn.ReLU(), nn.Linear(32, 6))
+        self.theta[2].weight.data.zero_()
+        self.theta[2].bias.data.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return log-probabilities, [n, 10]."""
+        theta = self.theta(self.localisation(images).flatten(1)).view(-1, 2, 3)
+        x = F.grid_sample(images, F.affine_grid(theta, images.size(), align_corners=False), align_corners=False)
+        x = F.relu(F.max_pool2d(self.conv1(x), 2))
+        x = F.relu(F.max_pool2d(self.drop(self.conv2(x)), 2))
+        x = F.relu(self.fc1(x.flatten(1)))
+        return F.log_softmax(self.fc2(F.dropout(x, training=self.training)), dim=1)
+
+
+class InEngine(nn.Module):
+    """The same network as TrainStep wants it. The cross entropy of log-probabilities is their likelihood loss."""
+
+    transformer = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = TutorialNetwork()
+
+    def forward(self, images: Tensor) -> ModelOutput:
+        """Return what TrainStep reads."""
+        return ModelOutput(self.network((images - MEAN) / STD).float(), ())
+
+
+def tutorial_speed(batch_size: int, seconds: float) -> float:
+    """Return images per second of the tutorial's script."""
+    from torchvision import datasets, transforms
+
+    steps = [transforms.RandomRotation(90), transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))]
+    transform = transforms.Compose(steps)
+    if "STN_DATA" in os.environ:
+        data = datasets.MNIST(os.environ["STN_DATA"], train=True, transform=transform)
+    else:
+        data = PilImages(load_source(), transform)
+    loader = torch.utils.data.DataLoader(data, batch_size=batch_size, shuffle=True, num_workers=2)
+    network = TutorialNetwork().train()
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.01)
+    done, began = -WARM_UP, 0.0
+    while True:
+        for images, targets in loader:
+            if done == 0:
+                began = time.perf_counter()
+            optimiser.zero_grad()
+            F.nll_loss(network(images), targets).backward()
+            optimiser.step()
+            done += 1
+            if done > 0 and time.perf_counter() - began > seconds:
+                return done * batch_size / (time.perf_counter() - began)
+
+
+class PilImages(torch.utils.data.Dataset):
+    """Images of a source as torchvision's MNIST gives them."""
+
+    def __init__(self, source: Source, transform: Any) -> None:
+        self.images, self.targets, self.transform = source.train.images[:, 0], source.train.targets, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        from PIL import Image
+
+        return self.transform(Image.fromarray(self.images[i].numpy())), int(self.targets[i])
+
+
+def load_source() -> Source:
+    """Return MNIST where it is there, else the embedded digits as often as it takes."""
+    name = "mnist" if "STN_DATA" in os.environ else "digits"
+    source = build_source(load_config(None, [f"data.dataset={name}", "data.offline=true"]).data)
+    return replace(source, train=source.train.at(torch.arange(IMAGES) % len(source.train)))
+
+
+def engine_speed(batch_size: int, seconds: float) -> tuple[float, str]:
+    """Return images per second of the tutorial's network in our engine, and why it computes how it does."""
+    keep_freed_memory()
+    settings = ["learning_rate=0.01", "momentum=0", "nesterov=false", "weight_decay=0", "clip_norm=null"]
+    config = load_config(None, [f"train.batch_size={batch_size}", *(f"train.{setting}" for setting in settings)])
+    runtime = choose_runtime(config.runtime)
+    stream, _ = repeated_stream(config, load_source(), runtime.device)
+    network: Any = runtime.place(InEngine())
+    runtime = try_out(config.runtime, runtime, network, stream.batch(0))
+    network = runtime.place(network).train()
+    step = TrainStep(network, build_optimiser(network, config.train), config.train, 10**9, runtime)
+    times = time_steps(lambda i: step(stream.batch(i), i), runtime.device, seconds)
+    return batch_size / statistics.median(times), runtime.reason
+
+
+def paper_speed(model: str, batch_size: int, seconds: float) -> dict[str, Any]:
+    """Return the speed of a network with 64 filters in both layers, and its share of the peak."""
+    keep_freed_memory()
+    parameters = count_parameters(convolutional_classifier(1, (28, 28), 10, (64, 64)))
+    if model == "st-cnn":
+        parameters += count_parameters(convolutional_localisation(1, (28, 28), AffineGrid((28, 28)).identity))
+    settings = [f"model.name={model}", f"model.parameters={parameters}", f"train.batch_size={batch_size}"]
+    speed = measure_speed(load_config(None, settings), load_source(), seconds)
+    assert speed.widths[:2] == (64, 64), speed.widths
+    peak = measure_peak(speed.runtime.device, "bf16")
+    return {
+        "images_per_second": speed.images_per_second.median,
+        "gflop_per_step": speed.operations / 1e9,
+        "peak_gflop_per_second": peak / 1e9,
+        "peak_percent": 100 * speed.operations_per_second / peak,
+        "runtime": speed.runtime.reason,
+    }
+
+
+def measure(case: str, seconds: float) -> dict[str, Any]:
+    """Measure one case in this process."""
+    kind, _, size = case.rpartition("-")
+    if kind == "tutorial":
+        return {"images_per_second": tutorial_speed(int(size), seconds)}
+    if kind == "engine":
+        speed, reason = engine_speed(int(size), seconds)
+        return {"images_per_second": speed, "runtime": reason}
+    return paper_speed(kind, int(size), seconds)
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Return what the result holds of some rounds."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def main() -> None:
+    """Run the cases in turn, print and write what they reach."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--case", choices=CASES, help="measure one case here and print it")
+    options = parser.parse_args()
+    if options.case:
+        print(json.dumps(measure(options.case, options.seconds)))
+        return
+    rounds: dict[str, list[dict[str, Any]]] = {case: [] for case in CASES}
+    for _ in range(options.rounds):
+        for case in CASES:
+            command = [sys.executable, __file__, "--seconds", str(options.seconds), "--case", case]
+            answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            rounds[case].append(json.loads(answer))
+    speeds = {case: spread([found["images_per_second"] for found in rounds[case]]) for case in CASES}
+    shares = {c: spread([found["peak_percent"] for found in rounds[c]]) for c in ("st-cnn-256", "cnn-256")}
+    for case, speed in speeds.items():
+        share = f"{shares[case]['median']:5.1f} % of the bf16 peak" if case in shares else ""
+        print(f"{case:13} {speed['median']:8,.0f} images/s  ({speed['min']:,.0f} to {speed['max']:,.0f})  {share}")
+    reached = {
+        f"engine / tutorial, batch {size}": (
+            speeds[f"engine-{size}"]["median"] / speeds[f"tutorial-{size}"]["median"],
+            TIMES_FASTER,
+        )
+        for size in (64, 256)
+    } | {"ST-CNN, % of the bf16 peak": (shares["st-cnn-256"]["median"], PEAK_PERCENT)}
+    goals = [
+        {"what": what, "found": found, "goal": goal, "met": found >= goal} for what, (found, goal) in reached.items()
+    ]
+    for goal in goals:
+        print(f"{goal['what']:28} {goal['found']:5.1f}  goal {goal['goal']}: {'met' if goal['met'] else 'not met'}")
+    record = {
+        "seconds": options.seconds,
+        "data": "mnist" if "STN_DATA" in os.environ else "digits, repeated",
+        "environment": describe_environment(),
+        "goals": goals,
+        "images_per_second": speeds,
+        "peak_percent": shares,
+        "rounds": rounds,
+    }
+    RESULTS.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""What computes fastest here: a short trial of precisions and convolutions before the first step."""
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from stn_cli.config import RuntimeConfig
+from stn_cli.datasets.loader import Batch
+from stn_cli.models.convolution import Convolutions, ConvolutionStage, stages_of
+from stn_cli.models.network import Network
+from stn_cli.training.runtime import Runtime, has_fast_bf16
+
+WAYS: tuple[Convolutions, ...] = ("library", "banded")
+IMAGES = 64  # of the batch, which is enough to tell two ways apart
+REPEATS = 3  # after one to warm up
+
+
+def try_out(settings: RuntimeConfig, runtime: Runtime, network: Network, batch: Batch) -> Runtime:
+    """Return the runtime with what was left to be chosen, `auto`, chosen by measurement.
+
+    On CPUs every convolution stage takes the faster of PyTorch's library and banded products, in each precision; then
+    the precision with the shorter step wins. It takes about half a second. Elsewhere nothing is measured.
+
+    Measurements vary, so two runs may choose differently between ways that are equally fast, and then differ in their
+    last bits: the choice becomes part of a run's settings, and whoever goes on with the run keeps it.
+    The network, on its device, stays as it is.
+    """
+    if runtime.device.type != "cpu" or "auto" not in (settings.precision, settings.convolutions):
+        return runtime
+    precisions = [runtime.precision]
+    if settings.precision == "auto" and has_fast_bf16(runtime.device):
+        precisions = ["bf16", "float32"]
+    small = Batch(batch.images[:IMAGES], batch.targets[:IMAGES])
+    tried: list[tuple[float, Runtime]] = []
+    for precision in precisions:
+        candidate = replace(runtime, precision=precision)
+        copied = candidate.place(copy.deepcopy(network).train())
+        if settings.convolutions == "auto":
+            candidate = replace(candidate, convolutions=",".join(_faster_ways(copied, small, candidate)) or "library")
+        tried.append((_milliseconds(lambda n=copied, c=candidate: _step(n, small, c)), candidate))
+    tried.sort(key=lambda one: one[0])
+    fastest = tried[0][1]
+    took = ", ".join(f"{one.precision} {milliseconds:.0f} ms" for milliseconds, one in tried)
+    where = runtime.reason.partition(";")[0]
+    what = f"{fastest.precision}, convolutions {fastest.convolutions}"
+    return replace(fastest, reason=f"{where}; {what}, since a step of {len(small.targets)} images takes {took}")
+
+
+def _faster_ways(network: Network, batch: Batch, runtime: Runtime) -> list[Convolutions]:
+    """Let every stage convolve in the way that is faster for what it sees, and return the ways."""
+    seen: dict[ConvolutionStage, Tensor] = {}
+
+    def note(stage: ConvolutionStage, given: tuple[Tensor]) -> None:
+        seen[stage] = given[0]
+
+    stages = stages_of(network)
+    hooks = [stage.register_forward_pre_hook(note) for stage in stages]
+    _step(network, batch, runtime)
+    for hook in hooks:
+        hook.remove()
+    for stage in stages:
+        images = seen[stage].detach().requires_grad_(seen[stage].requires_grad)
+
+        def there_and_back(stage: ConvolutionStage = stage, images: Tensor = images) -> None:
+            with runtime.autocast():
+                output = stage(images)
+            output.backward(torch.ones_like(output))
+
+        times: dict[Convolutions, float] = {}
+        for way in WAYS:
+            stage.convolutions = way
+            times[way] = _milliseconds(there_and_back)
+        stage.convolutions = min(WAYS, key=times.__getitem__)
+    return [stage.convolutions for stage in stages]
+
+
+def _step(network: Network, batch: Batch, runtime: Runtime) -> None:
+    images = batch.images.contiguous(memory_format=runtime.memory_format)
+    with runtime.autocast():
+        loss = cross_entropy(network(images).logits, batch.targets)
+    network.zero_grad()
+    loss.backward()
+
+
+def _milliseconds(run: Callable[[], None]) -> float:
+    times: list[float] = []
+    for _ in range(REPEATS + 1):
+        began = time.perf_counter()
+        run()
+        times.append(1000 * (time.perf_counter() - began))
+    return statistics.median(times[1:])
