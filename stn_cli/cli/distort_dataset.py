@@ -101,7 +101,7 @@ def distort_dataset(
         source = build_source(config.data, download)
     scene = build_scene(config.distortion, source)
     recipe = Recipe(
-        dataset=config.data.dataset,
+        dataset=source.name,
         distortion=config.distortion.model_dump(mode="json"),
         seed=config.seed,
         format=choose_format(file_format, scene),

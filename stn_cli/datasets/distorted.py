@@ -75,8 +75,8 @@ def choose_format(asked: str | None, scene: Scene) -> str:
 def write_distorted(source: Source, scene: Scene, recipe: Recipe, folder: Path) -> Iterator[tuple[int, int]]:
     """Write both splits, yielding (samples done, samples in all) on the way.
 
-    The same recipe writes the same bytes, into an empty folder or over a run of itself that was killed. Only one chunk
-    of samples is in memory at a time.
+    The same recipe writes the same bytes, into an empty folder or over a run of itself that was killed; a sound folder
+    is left as it is. Only one chunk of samples is in memory at a time.
 
     Raises:
         UsageError: the folder holds something else, or the format cannot keep these samples.
@@ -86,10 +86,17 @@ def write_distorted(source: Source, scene: Scene, recipe: Recipe, folder: Path) 
     choose_format(recipe.format, scene)
     head = _head(source, recipe)
     _refuse_other_content(folder, head)
-    _refuse_a_full_disk(source, scene, recipe, folder)
+    if not (folder / MANIFEST).exists():
+        _refuse_a_full_disk(source, scene, recipe, folder)
     with alone(folder / MANIFEST):
         _refuse_other_content(folder, head)  # another process may have come first
-        yield from _write(source, scene, recipe, head, folder)
+        if _is_whole(folder):
+            total = sum(_count(split, recipe) for _, split in _splits(source))
+            yield total, total  # nothing that is sound is put at risk
+        else:
+            yield from _write(source, scene, recipe, head, folder)
+        for leftover in [folder / UNFINISHED, *folder.rglob(".*.tmp")]:  # temporary files of a run that was killed
+            leftover.unlink(missing_ok=True)
 
 
 def _write(
@@ -126,8 +133,6 @@ def _write(
         "sha256": hashes,
     }
     write_manifest(folder, manifest)
-    for leftover in [folder / UNFINISHED, *folder.rglob(".*.tmp")]:  # temporary files of a run that was killed
-        leftover.unlink(missing_ok=True)
 
 
 def read_distorted(folder: Path) -> Source:
@@ -150,7 +155,7 @@ def read_distorted(folder: Path) -> Source:
         train=splits["train"],
         test=splits["test"],
         classes=classes,
-        lineage=f" of {manifest['manifest_sha256']}",
+        lineage=_lineage(manifest),
     )
 
 
@@ -171,6 +176,13 @@ def map_samples(folder: Path, split: SplitName = "test") -> tuple[UInt8[Tensor, 
 def parameters_file(folder: Path, split: SplitName) -> Path:
     """Return the path of a split's true parameters."""
     return folder / f"parameters-{split}.safetensors"
+
+
+def _lineage(manifest: dict[str, Any]) -> str:
+    """Return what the samples follow from, and nothing that differs between machines or formats."""
+    made_from = [manifest[key] for key in ("distortion", "seed", "copies", "limit")]
+    text = json.dumps([manifest["source"]["sha256"], *made_from], sort_keys=True)
+    return f" of {hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _splits(source: Source) -> list[tuple[SplitName, Split]]:
@@ -226,6 +238,14 @@ def describe(source: Source) -> dict[str, Any]:
             digest.update(tensor.contiguous().numpy().data)
     shape, classes = list(source.shape), list(source.classes)
     return {"name": source.name, "shape": shape, "classes": classes, "sha256": digest.hexdigest()}
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        verify(folder)
+    except DataError:
+        return False
+    return True
 
 
 def _refuse_a_full_disk(source: Source, scene: Scene, recipe: Recipe, folder: Path) -> None:

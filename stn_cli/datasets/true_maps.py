@@ -14,6 +14,8 @@ from stn_cli.datasets.formats import FORMATS
 from stn_cli.datasets.manifest import read_manifest
 from stn_cli.datasets.scene import Addition, Cluttered, Scene, Single, of_digit
 from stn_cli.distortions.distortion import Parameters
+from stn_cli.errors import DataError
+from stn_cli.storage import sha256_of
 
 
 def true_map(
@@ -26,7 +28,7 @@ def true_map(
     for volumes [n, depth, height, width, 3], z −1..1 over the digit's depth. Pieces of clutter are not mapped.
 
     Raises:
-        DataError: the folder is not finished, or its manifest damaged.
+        DataError: the folder is not finished, or its manifest or its parameters are damaged.
     """
     scene, parameters = _read(folder, split, index)
     return scene.true_map({name: value.double() for name, value in parameters.items()})
@@ -58,6 +60,10 @@ def undo(
 
 def _read(folder: Path, split: SplitName, index: Int64[Tensor, "n"] | None) -> tuple[Scene, Parameters]:
     manifest = read_manifest(folder)
-    parameters = load_file(parameters_file(folder, split))
+    file = parameters_file(folder, split)
+    found = sha256_of(file) if file.is_file() else "missing"
+    if found != manifest["sha256"].get(file.name):
+        raise DataError(f"{file} is not what was written: found {found}", "Run `stn distort-dataset --verify` on it.")
+    parameters = load_file(file)
     scene = rebuild_scene(manifest["distortion"], manifest["source"]["shape"], manifest["source"]["classes"])
     return scene, parameters if index is None else {name: value[index] for name, value in parameters.items()}

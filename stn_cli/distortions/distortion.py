@@ -17,6 +17,7 @@ Parameters = Mapping[str, Tensor]
 # Parameters of a frozen set are drawn in blocks of this many images, one generator each, so that asking for more
 # images changes none of the earlier ones.
 BLOCK = 1024
+UNDONE_AT_ONCE = 64  # images; the inverse of a spline takes 1.5 MB for each
 
 
 class Distortion(ABC):
@@ -67,10 +68,14 @@ class Distortion(ABC):
         self, distorted: Float[Tensor, "n channels height width"], parameters: Parameters
     ) -> Float[Tensor, "n channels in_height in_width"]:
         """Return the original images as far as the distorted ones still show them, zero elsewhere."""
-        exact = _in_float64(parameters)
+        exact, parts = _in_float64(parameters), list[Tensor]()
         points = regular_grid(self.in_size, dtype=torch.float64, device=distorted.device).reshape(1, -1, 2)
-        seen_at = self.to_output(points.expand(len(distorted), -1, -1), exact)
-        return sample(distorted, seen_at.reshape(-1, *self.in_size, 2).to(distorted.dtype))
+        for start in range(0, len(distorted), UNDONE_AT_ONCE):
+            part = slice(start, start + UNDONE_AT_ONCE)
+            images, chosen = distorted[part], {name: value[part] for name, value in exact.items()}
+            seen_at = self.to_output(points.expand(len(images), -1, -1), chosen)
+            parts.append(sample(images, seen_at.reshape(-1, *self.in_size, 2).to(images.dtype)))
+        return torch.cat(parts) if parts else distorted.new_empty(0, distorted.shape[1], *self.in_size)
 
 
 def draw_frozen(

@@ -16,6 +16,7 @@ import typer.main
 
 from stn_cli.cli import train as train_command
 from stn_cli.cli.app import app
+from stn_cli.config_problems import nearest
 
 Stn = Callable[..., Any]
 ROOT: Any = typer.main.get_command(app)
@@ -94,7 +95,9 @@ def misspelt() -> Iterator[tuple[str, str, str]]:
 def test_every_misspelt_option_names_the_right_one(stn: Stn):
     for command, typo, option in misspelt():
         answer = stn(command, typo)
-        assert (answer.code, answer.error) == (2, f"no such option: {typo}. Did you mean {option}?")
+        hinted = answer.error.rpartition("Did you mean ")[2].rstrip("?")
+        assert (answer.code, answer.error) == (2, f"no such option: {typo}. Did you mean {hinted}?")
+        assert hinted in nearest(typo, [option, hinted])  # --seesd is as near to --seed as to --seeds
 
 
 # ---- data: 3, checkpoints: 4

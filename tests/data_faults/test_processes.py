@@ -124,7 +124,9 @@ def test_of_two_processes_that_distort_differently_into_one_folder_one_is_refuse
 def test_two_processes_that_need_the_same_download_both_end_well(
     processes: Processes, mirror: Any, sent: dict[str, bytes]
 ):
-    runs = [(0, ["distort-dataset", "R", "--dataset", "mnist", "--out", out]) for out in ("a", "b")]
+    # The folder is named, since these processes have the environment of the whole suite.
+    common = ["distort-dataset", "R", "--dataset", "mnist", "--data-dir", "data", "--out"]
+    runs = [(0, [*common, out]) for out in ("a", "b")]
     assert processes(runs, pause=0.02) == [0, 0]
     assert mirror.requests == [f"{name}.gz" for name in NAMES]
     assert contents(RAW) == mnist.FILES

@@ -265,11 +265,14 @@ def test_two_that_write_one_folder_take_turns_and_both_end_well(tmp_path: Path) 
     assert found == [expected]
 
 
-def test_over_a_finished_folder_a_kill_leaves_no_manifest(tmp_path: Path) -> None:
+def test_a_finished_folder_is_not_put_at_risk_and_a_damaged_one_is_written_again(tmp_path: Path) -> None:
     folder = write(tmp_path / "a")
+    expected, written = hashes(folder), (folder / "preview.png").stat().st_mtime_ns
     begin(folder, 1)
-    with pytest.raises(DataError, match="was not finished"):
-        read_distorted(folder)
+    assert hashes(folder) == expected
+    assert (folder / "preview.png").stat().st_mtime_ns == written
+    (folder / "parameters-test.safetensors").write_bytes(b"damaged")
+    assert hashes(write(folder)) == expected
 
 
 def test_another_dataset_is_not_overwritten_finished_or_not(tmp_path: Path) -> None:

@@ -70,6 +70,19 @@ def test_the_true_map_samples_the_original_into_the_distorted_image_and_undoes_i
     assert undo(folder).shape[0] == 25
 
 
+def test_damaged_parameters_are_no_truth(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", "R")
+    file = parameters_file(folder, "test")
+    sound = file.read_bytes()
+    for content in (sound[:100], sound[:-1] + bytes([sound[-1] ^ 1])):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match="is not what was written"):
+            true_map(folder)
+    file.unlink()
+    with pytest.raises(DataError, match="found missing"):
+        undo(folder)
+
+
 def test_volumes_are_mapped_and_not_loaded(tmp_path: Path) -> None:
     folder = write(tmp_path / "a", "volume")
     samples, targets = map_samples(folder, "train")
