@@ -78,7 +78,7 @@ class Ranks:
         """Make sure that all ranks have the same settings.
 
         Raises:
-            UsageError: they have not; names what differs. Raised on rank 0; the others lose it.
+            UsageError: they have not; names what differs. Raised on rank 0; the others lose rank 0.
         """
         if self.size == 1:
             return

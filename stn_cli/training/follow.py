@@ -60,7 +60,7 @@ def refuse_difference(config: RunConfig, runtime: Runtime, ranks: Ranks) -> None
     """Make sure that all ranks train the same in the same way.
 
     Raises:
-        UsageError: they do not; on rank 0. The others lose it.
+        UsageError: they do not; on rank 0. The others lose rank 0.
     """
     chosen = {"device": runtime.device.type, "precision": runtime.precision, "convolutions": runtime.convolutions}
     ranks.refuse_difference(
