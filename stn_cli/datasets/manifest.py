@@ -8,7 +8,6 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ _KEYS = {"dataset", "distortion", "seed", "classes", "sha256", "format", "images
 # An empty part, "." or "..", a slash at either end, a backslash, a drive of Windows.
 _LEADS_OUT = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)|\\|^[A-Za-z]:")
 _SHOWN = 10  # faults in one message
-_THREADS = 2
 _BLOCK_BYTES = 1 << 18  # read at once
 
 
@@ -115,7 +113,8 @@ def verify(folder: Path) -> Verified:
             foreign[name] = f"is not named in {MANIFEST}"
     faults |= dict.fromkeys(expected.keys() - present - faults.keys(), "is missing")
     size = 0
-    for name, found, length in _hashes(folder, present):
+    for name in present:
+        found, length = _hash(f"{folder}/{name}")
         size += length
         if found != expected[name]:
             faults[name] = f"is not what was written: sha256 {expected[name]}, found {found}"
@@ -156,18 +155,6 @@ def _walk(folder: str) -> Iterator[tuple[str, str]]:
                 yield name, "is a link, which may lead anywhere"
             else:
                 yield name, "" if entry.is_file(follow_symlinks=False) else "is no plain file"
-
-
-def _hashes(folder: Path, names: Sequence[str]) -> list[tuple[str, str, int]]:
-    """Return the names of files, each with its SHA-256, or why it cannot be read, and its bytes."""
-    waiting = iter(names)  # every thread takes the next one: a task for each of 70,000 small files would take longer
-
-    def work() -> list[tuple[str, str, int]]:
-        return [(name, *_hash(f"{folder}/{name}")) for name in waiting]
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        futures = [pool.submit(work) for _ in range(_THREADS)]
-        return [each for future in futures for each in future.result()]
 
 
 def _hash(path: str) -> tuple[str, int]:

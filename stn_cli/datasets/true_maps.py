@@ -8,11 +8,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stn_cli.datasets.build import rebuild_scene
-from stn_cli.datasets.distorted import parameters_file
+from stn_cli.datasets.distorted import map_samples, parameters_file
 from stn_cli.datasets.format import SplitName
 from stn_cli.datasets.formats import FORMATS
 from stn_cli.datasets.manifest import read_manifest
-from stn_cli.datasets.scene import Addition, Cluttered, Scene, Single, of_digit
+from stn_cli.datasets.scene import Addition, Cluttered, Scene, Single, Volume, of_digit
 from stn_cli.distortions.distortion import Parameters
 from stn_cli.errors import DataError
 from stn_cli.storage import sha256_of
@@ -39,16 +39,19 @@ def undo(
 ) -> Float[Tensor, "n channels in_height in_width"]:
     """Return the original images, 0..1, as far as samples still show them: the true map undone, read bilinearly.
 
-    Of an addition, both digits, one per channel. What a distortion pushed out of view is black.
+    Of an addition, both digits, one per channel; of a volume, the digit half way through its depth. What a distortion
+    pushed out of view is black.
 
     Raises:
-        DataError: as `true_map`, or the images are damaged.
-        ValueError: the folder holds volumes.
+        DataError: as `true_map`, or the images are damaged. Volumes are not checked, since they are mapped.
     """
     manifest = read_manifest(folder)
     scene, parameters = _read(folder, split, index)
+    if isinstance(scene, Volume):
+        volumes = map_samples(folder, split)[0]
+        return scene.extrusion.undo(volumes if index is None else volumes[index], parameters) / 255
     if not isinstance(scene, Single | Cluttered | Addition):
-        raise ValueError("volumes are not undone")
+        raise TypeError(f"{scene} cannot be undone")
     count, shape, classes = manifest["images"][split], manifest["sample_shape"], manifest["classes"]
     images = FORMATS[manifest["format"]].read(folder, split, count, shape, classes).images
     samples = (images if index is None else images[index]).float() / 255

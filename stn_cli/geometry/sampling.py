@@ -33,6 +33,13 @@ def sample(
     return grid_sample(images, grid, mode=kernel, padding_mode=border, align_corners=ALIGN_CORNERS)
 
 
+def sample_volumes(
+    volumes: Float[Tensor, "n channels in_depth in_height in_width"], grid: Float[Tensor, "n depth height width 3"]
+) -> Float[Tensor, "n channels depth height width"]:
+    """Return volumes read trilinearly at the (x, y, z) of a grid, −1..1 from face to face, black outside."""
+    return grid_sample(volumes, grid, align_corners=ALIGN_CORNERS)
+
+
 def sample_bytes(
     images: UInt8[Tensor, "n channels in_height in_width"], grid: Float64[Tensor, "n height width 2"]
 ) -> Float64[Tensor, "n channels height width"]:

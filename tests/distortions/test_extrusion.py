@@ -132,6 +132,40 @@ def test_a_digit_is_distorted_before_it_is_extruded(warp: Similarity | Elastic |
     torch.testing.assert_close(found, warp.apply(images(8), parameters), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("depth", [0.5, 1.0, 2.3, 3.0])
+def test_a_flat_volume_gives_its_digit_back_whatever_the_depth(depth: float, frozen: Frozen) -> None:
+    kind = Extrusion(in_size=(10, 8), side=SIDE, depth=depth, rotation=(0.0, 0.0), warp=None)
+    middle = frozen(kind, 8) | {"volume.place": torch.zeros(8, 3)}  # there the voxels lie as the pixels do
+    whole = torch.rand(8, 2, 10, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(kind.undo(kind.apply(whole, middle), middle), whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 30.0, 180.0])
+def test_the_middle_of_the_slab_is_where_the_map_says(degrees: float, frozen: Frozen) -> None:
+    """The volume that holds the map itself, undone, tells for each pixel of the image which of its points was read."""
+    kind = extrusion(degrees)
+    parameters = frozen(kind, 8)
+    inside = kind._share(doubled(parameters)).expand(-1, SIDE, SIDE, SIDE)[:, None]
+    read = kind.undo(kind.grid(doubled(parameters)).permute(0, 4, 1, 2, 3) * inside, parameters)
+    y, x = (pixel_centres(side) for side in SIZE)
+    expected = torch.stack([x.expand(SIZE), y[:, None].expand(SIZE), torch.zeros(SIZE)])
+    # A voxel that the slab fills in part weighs less than it should: at 30° up to an eighth of the depth.
+    torch.testing.assert_close(read[:, :2], expected[:2].expand(8, -1, -1, -1), atol=0.06 if degrees else 1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("warp", [None, WARPS["RTS"], WARPS["T"]], ids=["none", "RTS", "T"])
+@pytest.mark.parametrize("degrees", [0.0, 20.0])
+def test_a_smooth_digit_comes_back_from_its_volume(degrees: float, warp: Similarity | None, frozen: Frozen) -> None:
+    kind = extrusion(degrees, warp=warp, side=30)
+    y, x = (pixel_centres(side) for side in SIZE)
+    blob = torch.exp(-4 * (x.square() + (y[:, None] - 0.2).square()))[None, None].expand(100, 1, -1, -1)
+    parameters = frozen(kind, 100)
+    found = kind.undo(kind.apply(blob, parameters), parameters)
+    torch.testing.assert_close(found, blob, atol=0.2, rtol=0)
+    assert (found - blob).abs().mean() < 0.02
+    assert kind.undo(found.new_empty(0, 1, 30, 30, 30), parameters).shape == (0, 1, *SIZE)
+
+
 def test_parameters_of_the_warp_stand_beside_those_of_the_volume(frozen: Frozen) -> None:
     drawn = frozen(extrusion(30.0, warp=WARPS["RTS"]), 5)
     assert {name: tuple(value.shape) for name, value in drawn.items()} == {
