@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Int64, UInt8
-from safetensors.torch import save
 from torch import Tensor
 
 from stn_cli import __version__
@@ -29,11 +28,12 @@ from stn_cli.datasets.format import SplitName
 from stn_cli.datasets.formats import FORMATS
 from stn_cli.datasets.loader import BatchLoader, FrozenSet, first_of_each_class
 from stn_cli.datasets.manifest import MANIFEST, SCHEMA, UNFINISHED, read_manifest, verify, write_manifest
+from stn_cli.datasets.parameters import Draws, bytes_per_sample, draw_copies, write_parameters
 from stn_cli.datasets.scene import Scene
 from stn_cli.datasets.source import Source, Split
 from stn_cli.drawing.panels import before_after_panel
 from stn_cli.errors import DataError, ResourceError, UsageError
-from stn_cli.storage import sha256_of, write_bytes, write_json
+from stn_cli.storage import write_bytes, write_json
 
 SPLITS: tuple[SplitName, ...] = ("train", "test")
 PREVIEW = "preview.png"
@@ -106,22 +106,21 @@ def _write(
     (folder / MANIFEST).unlink(missing_ok=True)
     counts = {name: _count(split, recipe) for name, split in _splits(source)}
     total, done, hashes = sum(counts.values()), 0, dict[str, str]()
-    draws: list[FrozenSet] = []
     for name, split in _splits(source):
-        draws = _frozen_draws(source, scene, recipe, name, split)
-        targets = torch.cat([draw.targets for draw in draws])
+        draws = _draws(source, scene, recipe, name, split)
+        targets = torch.cat([frozen.targets for frozen in draws()])
         opened = FORMATS[recipe.format].writer(folder, name, targets, scene.shape, scene.classes)
         with opened as writer:
-            for draw in draws:
-                for index in torch.arange(len(draw)).split(_chunk(scene)):
-                    writer.add(draw.render(index))
+            for frozen in draws():
+                for index in torch.arange(len(frozen)).split(_chunk(scene)):
+                    writer.add(frozen.render(index))
                     done += len(index)
                     yield done, total
         hashes |= writer.sha256
         parameters = parameters_file(folder, name)
-        write_bytes(parameters, save(_parameters(draws)))
-        hashes[parameters.name] = sha256_of(parameters)
-    hashes[PREVIEW] = _write_preview(folder, source.test, scene, draws[0])
+        hashes[parameters.name] = write_parameters(parameters, draws, counts[name])
+    first = next(_draws(source, scene, recipe, "test", source.test)())
+    hashes[PREVIEW] = _write_preview(folder, source.test, scene, first)
     if recipe.format == "png" and hasattr(os, "sync"):
         os.sync()  # once, instead of once per file
     manifest = {
@@ -197,17 +196,12 @@ def _chunk(scene: Scene) -> int:
     return max(1, min(CHUNK, CHUNK_PIXELS // math.prod(scene.shape)))
 
 
-def _frozen_draws(source: Source, scene: Scene, recipe: Recipe, name: SplitName, split: Split) -> list[FrozenSet]:
-    """Return one frozen set per copy; the first is the one that training and evaluation without a folder have."""
+def _draws(source: Source, scene: Scene, recipe: Recipe, name: SplitName, split: Split) -> Draws:
+    """Return what draws the copies of a split; the first is what training and evaluation without a folder have."""
     own = torch.arange(len(split)) if name == "train" else None
     loader = BatchLoader(split, scene, torch.device("cpu"), own=own)
     purposes = [f"{name}{f' copy {copy}' if copy else ''}{source.lineage}" for copy in range(recipe.copies)]
-    return [FrozenSet(loader, recipe.seed, purpose, recipe.limit) for purpose in purposes]
-
-
-def _parameters(draws: list[FrozenSet]) -> dict[str, Tensor]:
-    drawn = {name: torch.cat([draw.parameters[name] for draw in draws]) for name in draws[0].parameters}
-    return drawn | {"source_image": torch.arange(len(draws[0])).repeat(len(draws))}
+    return draw_copies(loader, recipe.seed, purposes, recipe.limit)
 
 
 def _write_preview(folder: Path, split: Split, scene: Scene, frozen: FrozenSet) -> str:
@@ -250,9 +244,8 @@ def _is_whole(folder: Path) -> bool:
 
 def _refuse_a_full_disk(source: Source, scene: Scene, recipe: Recipe, folder: Path) -> None:
     samples = sum(_count(split, recipe) for _, split in _splits(source))
-    needed = samples * math.prod(scene.shape)
-    if recipe.format == "png":
-        needed = 4096 * samples  # a block of the disk for each
+    image = 4096 if recipe.format == "png" else math.prod(scene.shape)  # a block of the disk for each PNG file
+    needed = samples * (image + bytes_per_sample(scene))
     there = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
     free = shutil.disk_usage(there).free
     if needed > free:

@@ -1,10 +1,8 @@
 """The formats that a folder can keep images in: as torchvision reads MNIST, one PNG file each, or as tensors."""
 
-import json
 import math
 import mmap
 import os
-import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from stn_cli.datasets.class_folders import class_folders
 from stn_cli.datasets.format import Classes, Format, Images, Shape, SplitName, Targets, Writer
 from stn_cli.datasets.idx import idx_header, read_idx
 from stn_cli.datasets.image_file import inspect_image, read_image
+from stn_cli.datasets.safetensors_header import safetensors_header
 from stn_cli.datasets.source import Split
 from stn_cli.errors import DataError
 from stn_cli.storage import make_folder, writing
@@ -180,15 +179,7 @@ def _png_name(number: int, count: int) -> str:
 
 
 def _safetensors_header(count: int, shape: Shape) -> bytes:
-    """Return what stands before the values; the targets come first, since their 8 bytes must be aligned."""
-    middle, end = 8 * count, count * (8 + math.prod(shape))
-    content = {
-        "targets": {"dtype": "I64", "shape": [count], "data_offsets": [0, middle]},
-        "images": {"dtype": "U8", "shape": [count, *shape], "data_offsets": [middle, end]},
-    }
-    text = json.dumps(content, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text
+    return safetensors_header({"targets": (torch.int64, [count]), "images": (torch.uint8, [count, *shape])})
 
 
 def _bytes(values: UInt8[Tensor, "..."]) -> memoryview:

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import torch
@@ -31,9 +31,10 @@ class _File:
 def load_image_folder(folder: Path) -> Source:
     """Return the images of `folder`/train/<class> and `folder`/test/<class>, or of `folder`/<class> alone.
 
-    Classes are the names of the folders, in sorted order, and images come class by class, in the order of their
-    names, as in torchvision's ImageFolder. Hidden files and files that don't end in .png, .jpg or .jpeg are left
-    alone. Without the folders train and test, every sixth image of each class is for the test.
+    Classes are the names of the folders, in sorted order, as in torchvision's ImageFolder. Images come one of each
+    class in turn, those of a class in the order of their names: so the first few are of all classes. Hidden files and
+    files that don't end in .png, .jpg or .jpeg are left alone. Without the folders train and test, every sixth image of
+    each class is for the test.
 
     All images get the size that most of them have (of equally frequent sizes, the smallest), and one channel if all
     are grey, else three, as `read_image` does it.
@@ -72,12 +73,16 @@ def _classes(folder: Path) -> tuple[str, ...]:
 
 
 def _paths(folder: Path, classes: tuple[str, ...]) -> Iterator[tuple[Path, int]]:
-    for target, name in enumerate(classes):
-        named = [entry for entry in _entries(folder / name) if entry.name.lower().endswith(_ENDINGS)]
-        entries = [entry for entry in named if entry.is_file() or entry.is_symlink()]  # a link to nothing is an error
-        if not entries:
-            raise DataError(f"{folder / name}: expected .png, .jpg or .jpeg files, found none", _LAYOUT)
-        yield from ((Path(entry.path), target) for entry in entries)
+    in_turn = zip_longest(*(_paths_of_class(folder / name) for name in classes))
+    yield from ((path, target) for rank in in_turn for target, path in enumerate(rank) if path is not None)
+
+
+def _paths_of_class(folder: Path) -> list[Path]:
+    named = [entry for entry in _entries(folder) if entry.name.lower().endswith(_ENDINGS)]
+    entries = [entry for entry in named if entry.is_file() or entry.is_symlink()]  # a link to nothing is an error
+    if not entries:
+        raise DataError(f"{folder}: expected .png, .jpg or .jpeg files, found none", _LAYOUT)
+    return [Path(entry.path) for entry in entries]
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -30,7 +30,7 @@ def true_map(
     Raises:
         DataError: the folder is not finished, or its manifest or its parameters are damaged.
     """
-    scene, parameters = _read(folder, split, index)
+    scene, parameters = read_truth(folder, split, index)
     return scene.true_map({name: value.double() for name, value in parameters.items()})
 
 
@@ -46,7 +46,7 @@ def undo(
         DataError: as `true_map`, or the images are damaged. Volumes are not checked, since they are mapped.
     """
     manifest = read_manifest(folder)
-    scene, parameters = _read(folder, split, index)
+    scene, parameters = read_truth(folder, split, index)
     if isinstance(scene, Volume):
         volumes = map_samples(folder, split)[0]
         return scene.extrusion.undo(volumes if index is None else volumes[index], parameters) / 255
@@ -61,7 +61,14 @@ def undo(
     return samples if scene.distortion is None else scene.distortion.undo(samples, parameters)
 
 
-def _read(folder: Path, split: SplitName, index: Int64[Tensor, "n"] | None) -> tuple[Scene, Parameters]:
+def read_truth(
+    folder: Path, split: SplitName = "test", index: Int64[Tensor, "n"] | None = None
+) -> tuple[Scene, Parameters]:
+    """Return what samples of a folder are made of, and their parameters.
+
+    Raises:
+        DataError: as `true_map`.
+    """
     manifest = read_manifest(folder)
     file = parameters_file(folder, split)
     found = sha256_of(file) if file.is_file() else "missing"

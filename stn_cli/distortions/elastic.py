@@ -43,7 +43,7 @@ class Elastic(Distortion):
         self._points = control_points()
         self._solution = spline_solution(self._points)
         self._basis = grid_basis(self._points, canvas, torch.float64)
-        self._moved: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._moved: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
 
     def draw(self, n: int, generator: Generator) -> dict[str, Tensor]:
         """Return `scale` [n] and `control_point_shift` [n, 16, 2], (x, y) in pixels, row by row."""
@@ -54,7 +54,7 @@ class Elastic(Distortion):
     def grid(self, parameters: Parameters) -> Float[Tensor, "n height width 2"]:
         # A spline is linear in its values, so undoing the scale afterwards is undoing it at the control points.
         source_points = fitted(self.source_points(parameters), SOURCE_BITS)
-        return thin_plate_grid(self._basis_as(source_points), source_points, self.canvas)
+        return thin_plate_grid(self._constants(source_points)[2], source_points, self.canvas)
 
     def to_input(self, points: Float[Tensor, "n k 2"], parameters: Parameters) -> Float[Tensor, "n k 2"]:
         return thin_plate_points(self._points, self._coefficients(parameters), points)
@@ -65,19 +65,19 @@ class Elastic(Distortion):
     def source_points(self, parameters: Parameters) -> Float[Tensor, "n 16 2"]:
         """Return the point of the input that is seen at each control point, (x, y) normalised."""
         shift, scale = parameters["control_point_shift"], parameters["scale"][:, None]
-        sides = zip(self._points.unbind(dim=1), shift.unbind(dim=2), self.canvas[::-1], self.in_size[::-1], strict=True)
-        # The control points become numbers of the moved side's device by the first addition, where they are few.
-        axes = [(point.to(shift) * (out / 2) + moved) / scale / (into / 2) for point, moved, out, into in sides]
+        points = self._constants(shift)[0]
+        sides = zip(points.unbind(dim=1), shift.unbind(dim=2), self.canvas[::-1], self.in_size[::-1], strict=True)
+        axes = [(point * (out / 2) + moved) / scale / (into / 2) for point, moved, out, into in sides]
         return torch.stack(axes, dim=-1)
 
     def _coefficients(self, parameters: Parameters) -> Float[Tensor, "n 19 2"]:
         values = self.source_points(parameters)
-        solution = self._solution.to(values)
+        solution = self._constants(values)[1]
         return sum_of_products(*[(solution[:, j, None], values[:, None, j]) for j in range(len(self._points))])
 
-    def _basis_as(self, like: Tensor) -> Tensor:
-        """The basis in a precision and on a device; it moves there once."""
+    def _constants(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The control points, the spline's solution and its basis, where `like` is; they move there once."""
         place = like.dtype, like.device
         if place not in self._moved:
-            self._moved[place] = self._basis.to(like)
+            self._moved[place] = self._points.to(like), self._solution.to(like), self._basis.to(like)
         return self._moved[place]

@@ -32,13 +32,16 @@ def lay_out(
 ) -> Image.Image:
     """Place tiles of equally sized pictures row by row. Pictures are centred on the middle line of their tile.
 
-    `headings`: one per picture of a tile, or none. Captions are wrapped to their tile, in red where `wrong`.
+    `headings`: one per picture of a tile, or none; each has room, however narrow its pictures are. Captions are wrapped
+    to their tile, in red where `wrong`.
     """
     columns = max(1, min(columns, len(tiles)))
     captions = captions if captions is not None else [""] * len(tiles)
     wrong = wrong if wrong is not None else [False] * len(tiles)
     first = tiles[0] if tiles else ()
-    pictures_width = sum(picture.width for picture in first) + GAP * max(0, len(first) - 1)
+    titles = [heading.split() for heading in headings] or [[] for _ in first]
+    widths = [max(picture.width, line_width(title)) for picture, title in zip(first, titles, strict=bool(first))]
+    pictures_width = sum(widths) + GAP * max(0, len(first) - 1)
     texts = [wrap(caption, pictures_width) for caption in captions]
     width = max([pictures_width, *(line_width(line) for lines in texts for line in lines)])
     lines = max((len(text) for text in texts), default=0)
@@ -57,12 +60,22 @@ def lay_out(
         row, column = divmod(i, columns)
         left, top = EDGE + column * (width + BETWEEN), EDGE + head + row * (row_height + BETWEEN // 2)
         x = left + (width - pictures_width) // 2
-        for k, picture in enumerate(tile):
-            page.paste(picture, (x, top + (picture_height - picture.height) // 2))
-            if headings and row == 0:
-                draw_line(draw, headings[k].split(), x + picture.width // 2, EDGE, QUIET)
-            x += picture.width + GAP
+        for picture, title, room in zip(tile, titles, widths, strict=True):
+            page.paste(picture, (x + (room - picture.width) // 2, top + (picture_height - picture.height) // 2))
+            if row == 0:
+                draw_line(draw, title, x + room // 2, EDGE, QUIET)
+            x += room + GAP
         for k, line in enumerate(text):
             y = top + picture_height + BELOW + k * LINE_HEIGHT
             draw_line(draw, line, left + width // 2, y, WRONG if is_wrong else INK)
+    return page
+
+
+def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Place sheets below each other."""
+    page = Image.new("RGB", (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)), PAGE)
+    top = 0
+    for sheet in sheets:
+        page.paste(sheet, (0, top))
+        top += sheet.height
     return page

@@ -18,6 +18,7 @@ WORST_CONDITION = 1e12  # of the spline's system, beyond which float64 leaves no
 # 1.7, so with source points of 27 bits, sums of products fit 53: a matrix product is exact, whatever its order. It
 # costs 1e-6 of a pixel at 28×28.
 BASIS_BITS, SOURCE_BITS = 24, 27
+_SURE = 1e-9  # an error that the next step of Newton's method squares
 _SMALLEST = 1e-30  # of a squared distance, so that its logarithm is finite; times the distance it is 0
 
 
@@ -117,27 +118,35 @@ def thin_plate_inverse(
     wanted, known = values.double(), coefficients.double()
     starts = regular_grid((8, 8), dtype=torch.float64, device=values.device).reshape(1, -1, 2)
     reached = thin_plate_points(target_points, known, starts.expand(len(known), -1, -1))
-    points = starts[0, (wanted[:, :, None] - reached[:, None]).square().sum(dim=-1).argmin(dim=-1)]
+    # Not by a matrix product, which would cancel digits.
+    nearest = torch.cdist(wanted, reached, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=-1)
+    points = starts[0, nearest]
+    left = torch.arange(len(known), device=known.device)  # splines that are not inverted yet: few after six steps
     for _ in range(iterations):
-        error = wanted - thin_plate_points(target_points, known, points)
+        value, along_x, along_y = _values_and_slopes(target_points, known[left], points[left])
+        error = wanted[left] - value
         # Half a side at most: where a spline is nearly flat, a full step would leave the image.
-        points = points + _solved(*_slopes(target_points, known, points), error).clamp(-1, 1)
+        points[left] += _solved(along_x, along_y, error).clamp(-1, 1)
+        left = left[error.abs().amax(dim=(1, 2)) > _SURE]
     missed = (wanted - thin_plate_points(target_points, known, points)).abs().amax(dim=-1, keepdim=True)
     return torch.where(missed < 1e-6, points, 1 / HORIZON).to(values.dtype)
 
 
-def _slopes(
+def _values_and_slopes(
     target_points: Float[Tensor, "controls 2"],
     coefficients: Float[Tensor, "n controls_and_3 2"],
     points: Float[Tensor, "n k 2"],
-) -> tuple[Float[Tensor, "n k 2"], Float[Tensor, "n k 2"]]:
-    """Return the splines' derivatives by x and by y."""
-    along_x, along_y = coefficients[:, None, -2], coefficients[:, None, -1]
+) -> tuple[Float[Tensor, "n k 2"], Float[Tensor, "n k 2"], Float[Tensor, "n k 2"]]:
+    """Return the splines' values and their derivatives by x and by y, at the price of one logarithm."""
+    constant, along_x, along_y = (coefficients[:, None, k] for k in (-3, -2, -1))
+    value = constant + along_x * points[..., :1] + along_y * points[..., 1:]
     for j, dx, dy in _offsets(target_points, points):
         squared = dx * dx + dy * dy
-        slope = coefficients[:, None, j] * (2 * (logarithm(squared.clamp(min=_SMALLEST)) + 1))
+        log = logarithm(squared.clamp(min=_SMALLEST))
+        value = value + coefficients[:, None, j] * (squared * log)
+        slope = coefficients[:, None, j] * (2 * (log + 1))
         along_x, along_y = along_x + slope * dx, along_y + slope * dy
-    return along_x, along_y
+    return value, along_x, along_y
 
 
 def _offsets(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from torchvision.datasets import MNIST
+from torchvision.datasets import MNIST, ImageFolder
 
 from stn_cli.config import DataConfig
 from stn_cli.datasets.build import build_source
@@ -81,25 +81,27 @@ def test_evaluating_on_a_folder_is_evaluating_under_the_distortion_it_was_made_w
 @pytest.mark.parametrize(
     ("arguments", "code", "error"),
     [
-        (["RR"], 2, "distortion.kind=RR: distortion.kind has no choice RR. Did you mean R?"),
+        (["RR"], 2, "KIND has no choice RR. Did you mean R?"),
         (["none"], 2, "none distorts nothing. Choose from R, RTS, P, E, T, TC, addition, volume."),
         ([], 2, "no kind of distortion is given. Choose from R, RTS, P, E, T, TC, addition, volume."),
         (
-            ["R", "--compose", "Q"],
+            ["distortion.kind=E"],
             2,
-            "distortion.stages=[{kind: R}, {kind: Q}]: distortion.stages.1.kind has no choice Q",
+            "no kind of distortion is given. Choose from R, RTS, P, E, T, TC, addition, volume.",
         ),
-        (
-            ["TC", "--compose", "R"],
-            2,
-            "distortion.kind=chain, distortion.stages=[{kind: TC}, {kind: R}]: distortion: TC",
-        ),
-        (
-            ["R", "--rotation", "10", "-10"],
-            2,
-            "distortion.rotation=[10.0, -10.0]: distortion.rotation: the lower bound",
-        ),
-        (["R", "--pieces", "3"], 2, "distortion.pieces=3: unknown setting distortion.pieces."),
+        (["R", "distortion.kind=E"], 2, "R and distortion.kind=E are two kinds of distortion. Give one, and more with"),
+        (["R", "distortion=E"], 2, "R and distortion=E are two kinds of distortion. Give one, and more"),
+        (["R", "distortion={kind: E}"], 2, "R and distortion={kind: E} are two kinds of distortion. Give one, and "),
+        (["R", "--compose", "Q"], 2, "--compose has no choice Q. Did you mean R or P or E or T?"),
+        (["TC", "--compose", "R"], 2, "--compose: TC can only be the last of a chain."),
+        (["R", "--compose", "{kind: E, scale: [0, 1]}"], 2, "scale of --compose {kind: E, scale: [0, 1]} is 0: input"),
+        (["R", "--compose", "{kind: E, sgma: 3}"], 2, "unknown setting sgma of --compose {kind: E, sgma: 3}. Choose"),
+        (["R", "--compose", "{kind: TC, piece_size: 40}"], 2, "pieces of 40 pixels do not fit the images and the can"),
+        (["R", "--rotation", "10", "-10"], 2, "--rotation: the lower bound 10 lies above the upper bound -10."),
+        (["R", "--rotation", "1", "0", "--compose", "E"], 2, "--rotation: the lower bound 1 lies above the"),
+        (["R", "--canvas", "3"], 2, "--canvas is 3: input should be greater than or equal to 8. Allowed: from 8"),
+        (["R", "--seed", "-1"], 2, "--seed is -1: input should be greater than or equal to 0."),
+        (["R", "--pieces", "3"], 2, "R takes no --pieces. It takes --canvas, --rotation."),
         (["R", "--copies", "0"], 2, "invalid value for '--copies'"),
         (["R", "--format", "tiff"], 2, "there is no format 'tiff'. Choose from idx, png, safetensors."),
         (
@@ -107,23 +109,47 @@ def test_evaluating_on_a_folder_is_evaluating_under_the_distortion_it_was_made_w
             2,
             "IDX files hold one channel, these samples have 2. Choose from safetensors",
         ),
-        (["TC", "--piece-size", "40"], 2, "pieces of 40 pixels do not fit the images and the canvas"),
-        (["--verify", "nowhere"], 3, "nowhere has no manifest.json, so it was not finished."),
+        (
+            ["TC", "--piece-size", "40"],
+            2,
+            "pieces of 40 pixels do not fit the images and the canvas, the smallest side is 28. Lower --piece-size.",
+        ),
+        (
+            ["TC", "distortion.piece_size=40"],
+            2,
+            "pieces of 40 pixels do not fit the images and the canvas, the smallest side is 28. Lower distortion.p",
+        ),
+        (["--verify", "nowhere"], 3, "there is no folder nowhere. Give one that `stn distort-dataset` wrote."),
+        (["--verify", "full"], 3, "full has no manifest.json, so it was not finished."),
         (["R", "distortion.rotaton=[0,1]"], 2, "distortion.rotaton=[0,1]: unknown setting distortion.rotaton. Did you"),
+        (["R", "distortion.rotaton=[0,1]", "--compose", "E"], 2, "unknown setting distortion.rotaton. Did you"),
+        (["R", "--labels", "file"], 2, "digits has labels of its own. Leave --labels out; it is for an IDX file of i"),
+        (["R", "--dataset", "full", "--labels", "file"], 2, "full has labels of its own. Leave --labels out"),
         (["R", "--dataset", "nowhere"], 3, "'nowhere' is neither a dataset nor a folder. See `stn list datasets`"),
+        (["R", "--dataset", "file"], 3, "file needs a file of labels. Give it with --labels FILE."),
         (["R", "--out", "file"], 2, "file is a file. Choose a folder with --out."),
         (["R", "--out", "file/x"], 6, "cannot write file/x/"),
         (["R", "--out", "full"], 2, "full holds other files (thesis.tex). Choose an empty folder with --out."),
+        (["R", "--out", "my-seed"], 2, "my-seed holds other files (seed). Choose an empty folder with --out."),
     ],
 )
 def test_what_cannot_be_written_is_said_and_nothing_is_touched(stn: Stn, arguments: list[str], code: int, error: str):
     Path("file").write_text("kept")
     Path("full").mkdir()
     Path("full/thesis.tex").write_text("kept")
+    Path("my-seed/seed").mkdir(parents=True)
+    there = {str(path) for path in Path().rglob("*")}
     answer = stn("distort-dataset", *arguments)
     assert answer.code == code
     assert answer.error.startswith(error)
-    assert {str(path) for path in Path().rglob("*")} == {"file", "full", "full/thesis.tex"}
+    assert {str(path) for path in Path().rglob("*")} == there
+
+
+def test_all_that_is_wrong_is_said_in_the_words_of_the_command_line(stn: Stn):
+    answer = stn("distort-dataset", "volume", "--canvas", 3, "--depth", 0, "--seed", "x")
+    assert answer.code == 2
+    starts = ["error: --seed is x: ", "error: --canvas is 3: ", "error: --depth is 0.0: "]
+    assert all(line.startswith(start) for line, start in zip(answer.err.splitlines(), starts, strict=True))
 
 
 def test_ranges_are_options_and_settings_and_kinds_are_chained(stn: Stn):
@@ -177,6 +203,25 @@ def test_volumes_are_written_and_no_network_takes_them(stn: Stn):
         answer = stn("train", *data, "--iterations", 2)
         assert answer.code in (2, 3)
         assert "volumes" in answer.error
+
+
+def test_the_first_images_of_a_folder_are_of_all_classes_as_far_as_they_go(stn: Stn):
+    levels = torch.arange(12 * 8 * 9).remainder(251).view(12, 8, 9).to(torch.uint8)
+    for number, image in enumerate(levels.repeat(2, 1, 1).numpy()):
+        path = Path("mine", ("a", "b", "c")[number // 8], f"{number:02}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    whole = stn("distort-dataset", "R", "--dataset", "mine", "--format", "png", "--out", "whole")
+    few = stn("distort-dataset", "R", "--dataset", "mine", "--format", "png", "--limit", 3, "--out", "few")
+    assert "torchvision.datasets.ImageFolder('few/train'), and test\n" in few.out
+    assert "ImageFolder('whole/train'), and test\n" in whole.out
+    for split in ("train", "test"):
+        files = {path.relative_to("few") for path in Path("few", split).rglob("*.png")}
+        assert len(files) == len(ImageFolder(f"few/{split}")) == 3
+        assert all(sha256_of("few" / path) == sha256_of("whole" / path) for path in files)
+    fewer = stn("distort-dataset", "R", "--dataset", "mine", "--format", "png", "--limit", 2, "--out", "fewer")
+    assert "torchvision.datasets.ImageFolder('fewer/train', allow_empty=True), and test\n" in fewer.out
+    assert len(ImageFolder("fewer/train", allow_empty=True)) == 2
 
 
 def test_a_pair_of_idx_files_is_a_dataset(stn: Stn):

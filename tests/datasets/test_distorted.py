@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from torchvision.datasets import MNIST
 
 from stn_cli.config import DataConfig, RunConfig
 from stn_cli.config_files import load_config
-from stn_cli.datasets import distorted
+from stn_cli.datasets import distorted, parameters
 from stn_cli.datasets.build import build_scene, build_source
 from stn_cli.datasets.digits import load_digits
 from stn_cli.datasets.distorted import (
@@ -193,6 +194,33 @@ def test_a_disk_without_room_is_noticed_before_anything_is_written(
     with pytest.raises(ResourceError, match=r"needs 0\.0 GB, its disk has 0\.0 GB left.*--limit"):
         write(tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_the_parameters_need_room_on_the_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, parameters = 65 * 60 * 60, 65 * (8 + 8 + 3 * (8 + 16 + 16))  # source image, corner, and three pieces
+    for free in (images, images + parameters - 1, images + parameters):
+        usage = shutil._ntuple_diskusage(10**9, 0, free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
+        if free < images + parameters:
+            with pytest.raises(ResourceError, match="needs 0"):
+                write(tmp_path / "a", "TC")
+        else:
+            write(tmp_path / "a", "TC")
+
+
+def test_the_memory_needed_does_not_grow_with_the_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive, most = WeakSet[FrozenSet](), 0
+
+    class Counted(FrozenSet):
+        def __init__(self, *arguments: Any) -> None:
+            nonlocal most
+            super().__init__(*arguments)
+            alive.add(self)
+            most = max(most, len(alive))
+
+    monkeypatch.setattr(parameters, "FrozenSet", Counted)
+    write(tmp_path / "a", "TC", copies=9)
+    assert most <= 3  # the next one, the one before, and the last of the other split
 
 
 def test_the_two_splits_are_distorted_apart(tmp_path: Path) -> None:

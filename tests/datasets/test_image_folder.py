@@ -35,16 +35,31 @@ def as_tensor(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(image.copy()).view(*image.shape[:2], -1).permute(2, 0, 1)
 
 
-def test_two_levels_are_read_as_torchvision_reads_them(tmp_path):
+def by_class(split: Split) -> Split:
+    """The images class by class, each class in its order."""
+    return split.at(torch.argsort(split.targets, stable=True))
+
+
+def test_two_levels_hold_what_torchvision_reads(tmp_path):
     fill(tmp_path / "train", COLOUR, 12, ("b", "a", "10", "9"))
     fill(tmp_path / "test", COLOUR, 3, ("b", "a", "10", "9"))
     source = load_image_folder(tmp_path)
     assert source.name == tmp_path.name
     for split, name in ((source.train, "train"), (source.test, "test")):
-        theirs = ImageFolder(str(tmp_path / name))
+        theirs, ours = ImageFolder(str(tmp_path / name)), by_class(split)
         assert list(source.classes) == theirs.classes
-        assert split.targets.tolist() == theirs.targets
-        assert torch.equal(split.images, torch.stack([pil_to_tensor(image) for image, _ in theirs]))
+        assert ours.targets.tolist() == theirs.targets
+        assert torch.equal(ours.images, torch.stack([pil_to_tensor(image) for image, _ in theirs]))
+
+
+def test_classes_take_turns_so_the_first_images_are_of_all(tmp_path):
+    for split in ("train", "test"):
+        for shift, (name, count) in enumerate({"a": 1, "b": 4, "c": 2}.items()):
+            fill(tmp_path / split, GREY + np.uint8(10 * shift), count, (name,))
+    source = load_image_folder(tmp_path)
+    for found in (source.train, source.test):
+        assert found.targets.tolist() == [0, 1, 2, 1, 2, 1, 1]
+        assert found.images[:, 0, 0, 0].tolist() == [0, 10, 20, 11, 21, 12, 13]
 
 
 def test_one_level_is_split(tmp_path):
@@ -52,9 +67,9 @@ def test_one_level_is_split(tmp_path):
     theirs = ImageFolder(str(tmp_path))
     whole = Split(torch.stack([pil_to_tensor(image) for image, _ in theirs]), torch.tensor(theirs.targets))
     source, (train, test) = load_image_folder(tmp_path), hold_out_every_sixth(whole, "here")
-    assert torch.equal(source.train.images, train.images)
-    assert torch.equal(source.test.images, test.images)
-    assert source.test.targets.tolist() == [0, 0, 1, 1]
+    for ours, theirs in ((source.train, train), (source.test, test)):
+        assert torch.equal(by_class(ours).images, theirs.images)
+    assert source.test.targets.tolist() == [0, 1, 0, 1]
 
 
 def test_order_of_creation_does_not_matter(tmp_path):
@@ -102,7 +117,7 @@ def test_most_images_keep_their_pixels_and_the_others_are_fitted_to_their_size(t
     odd = np.full((10, 20), 200, dtype=np.uint8)
     save(tmp_path / "one" / "00.png", odd)
     source = load_image_folder(tmp_path)
-    assert torch.equal(source.train.images[1], as_tensor(GREY + np.uint8(1)))
+    assert torch.equal(source.train.images[2], as_tensor(GREY + np.uint8(1)))
     # 20×10 scaled to fit 4×6 is 4×2, with two rows of black above and below.
     expected = torch.zeros(1, 6, 4, dtype=torch.uint8)
     expected[:, 2:4] = 200

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from stn_cli.datasets import loader as loader_module
 from stn_cli.datasets.loader import BatchLoader, FrozenSet, TrainingStream, first_of_each_class, hold_out
 from stn_cli.datasets.scene import Addition, Cluttered, Scene, Single, Volume
 from stn_cli.datasets.source import Split
@@ -89,6 +90,73 @@ def test_an_epoch_shows_every_image_once_but_for_an_incomplete_batch(batch_size:
         assert len(seen) == len(set(seen)) == 53 // batch_size * batch_size
         orders.append(seen)
     assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+@pytest.mark.parametrize("batch_size", [1, 10, 53])
+def test_the_indices_of_many_steps_are_those_of_each(batch_size: int) -> None:
+    """Over the borders of several epochs, and whatever was asked for before."""
+    batches = stream(batch_size=batch_size)
+    for step, count in ((0, 1), (3, 12), (0, 120), (117, 2)):
+        found = batches.indices(step, count)
+        assert found.shape == (count, batch_size)
+        assert all(torch.equal(found[i], stream(batch_size=batch_size).indices(step + i)[0]) for i in range(count))
+
+
+@every_scene
+def test_a_batch_is_made_in_parts(scene: Scene) -> None:
+    """Where its draws begin is told apart from which images it shows."""
+    batches, expected = stream(scene), stream(scene).batch(7)
+    batches.batch(3)
+    batches.seek(7)
+    found = batches.make(batches.indices(6, 2)[1])
+    assert torch.equal(found.images, expected.images)
+    assert torch.equal(found.targets, expected.targets)
+
+
+class Philox:
+    """A device's generator as the stream uses it: each draw moves its offset by four."""
+
+    def __init__(self) -> None:
+        self.offset = 0
+
+    def get_offset(self) -> int:
+        return self.offset
+
+    def set_offset(self, offset: int) -> None:
+        self.offset = offset
+
+
+class Counting(BatchLoader):
+    """Draws three times for a batch and notes where."""
+
+    def __init__(self) -> None:
+        super().__init__(split(), NONE, CPU)
+        self.device = torch.device("cuda")
+        self.drawn_at: list[int] = []
+
+    def draw(self, index: torch.Tensor, generator: Philox) -> dict[str, torch.Tensor]:  # pyright: ignore
+        self.drawn_at.append(generator.offset)
+        generator.offset += 3 * 4
+        return {}
+
+    def gather(self, index: torch.Tensor, parameters: object) -> None:  # pyright: ignore
+        assert parameters == {}
+
+
+def test_on_a_gpu_the_offset_of_a_draw_follows_from_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And steps one after another, as in a CUDA graph, are drawn where single ones are."""
+    monkeypatch.setattr(loader_module, "device_generator", lambda *_: Philox())
+    monkeypatch.setattr(loader_module, "uploaded", lambda values, _: values)
+    monkeypatch.setattr(torch, "zeros", lambda *size, **_: torch.empty(*size))
+    lies = Counting()
+    batches = TrainingStream(lies, 10, 0)
+    assert lies.drawn_at == [0]
+    for step in (5, 0, 7, 8):
+        batches.batch(step)
+    batches.seek(7)
+    for index in batches.indices(7, 3):
+        batches.make(index)
+    assert lies.drawn_at[1:] == [12 * step for step in (5, 0, 7, 8, 7, 8, 9)]
 
 
 @every_scene

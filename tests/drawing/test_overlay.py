@@ -149,3 +149,15 @@ def test_drawing_is_pure():
     assert canvas.tobytes() == before
     assert first.size == canvas.size
     assert draw_sampling_grid(canvas, grid, 10).tobytes() == first.tobytes() != before
+
+
+def test_an_outline_alone_is_the_rim_of_the_whole_grid():
+    canvas, grid = Image.new("RGB", (200, 200)), wavy(identity(28, 28))
+    outline, whole = (
+        np.array(draw_sampling_grid(canvas, grid, 30, RED, outline_alone=alone))[..., 0] for alone in (True, False)
+    )
+    assert (outline <= whole).all()
+    assert not outline[80:120, 80:120].any()
+    assert whole[80:120, 80:120].any()
+    corners = (pixel_corners(grid)[[0, 0, -1, -1], [0, -1, 0, -1]] + 1) / 2 * 140 + 30
+    assert all(most_ink(outline, *corner.tolist()) == 255 for corner in corners)

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageColor
 
-from stn_cli.drawing.overlay import ACCENT, MARGIN_SHADE
-from stn_cli.drawing.panels import before_after_panel, image_grid, warp_panel
+from stn_cli.drawing.overlay import ACCENT, COLOURS, MARGIN_SHADE
+from stn_cli.drawing.panels import before_after_panel, image_grid, warp_panel, warps_panel
 from stn_cli.drawing.sheet import WRONG
 
 
@@ -115,3 +115,25 @@ def test_no_example_gives_a_blank_page():
 def test_a_caption_too_few_is_refused():
     with pytest.raises(ValueError, match="shorter"):
         image_grid(torch.zeros(3, 1, 28, 28), ["7", "1"])
+
+
+def test_one_of_several_transformers_is_drawn_as_one_alone():
+    inputs, grids, outputs = warped(3)
+    alone = warps_panel(inputs, [[grids]], [outputs], ("input", "sampling grid", "output"))
+    assert alone.tobytes() == warp_panel(inputs, grids, outputs).tobytes()
+
+
+def test_several_transformers_have_their_outlines_and_outputs_in_colours_of_their_own():
+    inputs, grids, outputs = warped(2)
+    both = [[grids], [0.5 * grids, 0.5 * grids + 0.3]], [outputs, outputs[:, :, ::2]]
+    panel = warps_panel(inputs, *both, ("input", "grids", "a", "b"))
+    for colour in COLOURS[:2]:
+        assert count(panel, colour) > 4 * 100
+    assert count(panel, COLOURS[2]) == 0
+    less = warps_panel(inputs, [[grids], [0.5 * grids]], both[1], ("input", "grids", "a", "b"))
+    assert count(less, COLOURS[1]) < count(panel, COLOURS[1])
+
+
+def test_more_transformers_than_colours_are_drawn_too():
+    inputs, grids, outputs = warped(1, size=8, out_size=8)
+    assert warps_panel(inputs, [[grids]] * 9, [outputs] * 9, ["x"] * 11).size[0] > 0

@@ -1,3 +1,5 @@
+import unicodedata
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -18,15 +20,41 @@ def test_no_text_is_no_line():
     assert wrap("", 100) == wrap("  ", 100) == []
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [("7→1", ["7", ARROW, "1"]), ("Müller 3×3 −1", ["Muller", "3x3", "-1"]), ("数 7", ["?", "7"])],
-)
-def test_only_what_can_be_drawn_is_left(text, words):
-    assert wrap(text, 500) == [words]
+def drawn(text: str) -> np.ndarray:
+    """The ink of a text on a page."""
+    (words,) = wrap(text, 500)
+    page = Image.new("L", (300, LINE_HEIGHT))
+    draw_line(ImageDraw.Draw(page), words, 150, 0, "white")
+    return np.array(page)
 
 
-@pytest.mark.parametrize("words", [["7", ARROW, "7"], ["Agjpqy|", "true", "7,"], [ARROW]])
+BOX = drawn("\uffff")  # of letters that the font lacks
+
+
+def test_an_arrow_is_a_word():
+    assert wrap("7→1", 500) == [["7", ARROW, "1"]]
+    assert not np.array_equal(drawn(ARROW), BOX)
+
+
+@pytest.mark.parametrize("letters", ["éèêëẽēĕė", "AÀÁÂÃÄÅĀĂĄ", "sßśŝşš", "oøóöőơ", "lłĺ", "iıíï", "αάд×−–€"])
+def test_every_letter_is_told_from_the_others_and_from_what_is_unknown(letters):
+    different = {drawn(letter).tobytes() for letter in letters} | {BOX.tobytes()}
+    assert len(different) == len(letters) + 1
+
+
+@pytest.mark.parametrize("text", ["Müller", "Ångström", "Čapek", "ñandú", "Việt"])
+def test_an_accent_may_be_a_letter_of_its_own(text):
+    apart = unicodedata.normalize("NFD", text)
+    assert len(apart) > len(text)
+    assert np.array_equal(drawn(apart), drawn(text))
+
+
+@pytest.mark.parametrize("text", ["数", "\udce9", "\x07"])
+def test_what_no_font_of_ours_knows_is_a_box(text):
+    assert np.array_equal(drawn(text), BOX)
+
+
+@pytest.mark.parametrize("words", [["7", ARROW, "7"], ["Agjpqy|", "true", "7,"], ["ÅÉŐ", "çąỹ"], [ARROW]])
 def test_ink_stays_centred_in_its_line(words):
     page = Image.new("L", (300, 3 * LINE_HEIGHT))
     draw_line(ImageDraw.Draw(page), words, 150, LINE_HEIGHT, "white")
