@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from stn_cli.config_distortion import DistortionConfig, RConfig, Section
+from stn_cli.config_model import LowerName, ModelConfig
 from stn_cli.names import DATASETS
 
 
@@ -27,7 +28,6 @@ def _ways(text: str) -> str:
 
 
 Ways = AfterValidator(_ways)
-LowerName = BeforeValidator(lambda name: name.lower() if isinstance(name, str) else name)
 Text = Annotated[str, AfterValidator(_writable)]
 DatasetName = BeforeValidator(_canonical_dataset)
 
@@ -71,41 +71,6 @@ class DataConfig(Section):
     validation: float = Field(0.05, ge=0, le=0.5, description="share of the training images held out to choose `best`")
 
 
-class ModelConfig(Section):
-    """Which network."""
-
-    name: Annotated[Literal["fcn", "cnn", "st-fcn", "st-cnn"], LowerName] = Field(
-        "st-cnn", description="the classifier, st- with a spatial transformer before it"
-    )
-    transform: Annotated[Literal["attention", "similarity", "affine", "projective", "tps"] | None, LowerName] = Field(
-        None, description="of st-fcn and st-cnn, affine unless said otherwise"
-    )
-    parameters: int = Field(
-        400_000, ge=1_000, le=100_000_000, description="learnable parameters the width is solved for"
-    )
-    pool: int | None = Field(
-        None,
-        ge=1,
-        le=8,
-        description="average pooling after the warp; else 2 for inputs of 40 pixels or more, as for RTS",
-    )
-
-    @property
-    def has_transformer(self) -> bool:
-        """Whether the network begins with a spatial transformer."""
-        return self.name.startswith("st-")
-
-    @model_validator(mode="after")
-    def _transform_fits(self) -> Self:
-        if self.has_transformer and self.transform is None:
-            object.__setattr__(self, "transform", "affine")
-        if not self.has_transformer and self.transform is not None:
-            raise ValueError(f"{self.name} has no transformer, so no transform {self.transform}; use st-{self.name}")
-        if not self.has_transformer and self.pool is not None:
-            raise ValueError(f"{self.name} has no transformer, so no pooling after its warp; use st-{self.name}")
-        return self
-
-
 class TrainConfig(Section):
     """How it is trained. A recipe gives every value that is not set."""
 
@@ -122,6 +87,12 @@ class TrainConfig(Section):
     weight_decay: float = Field(ge=0, le=1, description="pull of the weights towards zero")
     clip_norm: float | None = Field(gt=0, le=1e6, description="largest norm of the whole gradient")
     localisation_rate: float = Field(ge=0, le=100, description="learning rate of localisation networks, as a factor")
+    bounds_penalty: float = Field(
+        0, ge=0, le=1e6, description="weight in the loss of how far transformers sample beyond their image, squared"
+    )
+    roll_back: bool = Field(
+        False, description="take a collapsed transformer back to the last sound evaluation, at a tenth of its rate"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -155,6 +126,9 @@ class RuntimeConfig(Section):
         "auto", description="library, banded, or one of them per stage with commas; auto takes the faster ones"
     )
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; else what PyTorch takes")
+    steps: Annotated[Literal["auto", "captured", "eager"], LowerName] = Field(
+        "auto", description="of training: captured as CUDA graphs, auto on a GPU, or one by one"
+    )
 
 
 class LogConfig(Section):

@@ -29,7 +29,8 @@ def config_folder() -> Path:
 def shipped_configs() -> list[str]:
     """Return the names of the shipped configs, "mnist/r", sorted."""
     folder = config_folder()
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    names = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml"))
+    return sorted(name.as_posix() for name in names if name.parts[0] != "tables")  # those are grids of runs
 
 
 def find_config(name: str) -> Path:
@@ -51,7 +52,7 @@ def load_config(name: str | None = None, overrides: Sequence[str] = ()) -> RunCo
 
     `name`: a YAML file or a shipped config; None for the defaults. `overrides`: "train.epochs=3" and the like, in any
     order; of two for the same setting the later one wins. A choice made by an override takes out of force what the
-    file says for another choice: the ranges of another distortion, the transform of another model, the other length,
+    file says for another choice: the ranges of another distortion, the transformers of another model, the other length,
     and for a folder of distorted images any distortion.
 
     Raises:
@@ -88,6 +89,19 @@ def load_config(name: str | None = None, overrides: Sequence[str] = ()) -> RunCo
     return config
 
 
+def read_settings(file: Path) -> dict[str, Any]:
+    """Return what a YAML file says, as mappings, lists and text, for files that are no configuration of a run.
+
+    Raises:
+        ConfigError: it cannot be read, or is broken.
+    """
+    problems: list[str] = []
+    settings = _read_file(file, {}, problems)
+    if problems:
+        raise ConfigError(problems)
+    return settings
+
+
 def refuse_other_settings(overrides: Sequence[str], sections: Sequence[str]) -> None:
     """Refuse overrides outside of some sections, for commands that would not heed them.
 
@@ -111,9 +125,14 @@ def _drop_superseded(settings: dict[str, Any], values: Mapping[SettingPath, Any]
             continue
         if path == ("distortion", "kind") and str(section.get("kind", "R")).lower() != str(value).lower():
             section.clear()
-        elif path == ("model", "name") and not str(value).lower().startswith("st-"):
+        elif path == ("model", "name"):
+            section.pop("transformers", None)
+            if not str(value).lower().startswith("st-"):
+                section.pop("transform", None)
+                section.pop("pool", None)
+        elif path == ("model", "transformers") and value:
             section.pop("transform", None)
-            section.pop("pool", None)
+            section["name"] = str(section.get("name", "cnn")).lower().removeprefix("st-")
         elif path in (("train", "epochs"), ("train", "iterations")):
             section.pop("iterations" if path[1] == "epochs" else "epochs", None)
         elif path == ("train", "recipe") and str(section.get("recipe", "quick")).lower() != str(value).lower():

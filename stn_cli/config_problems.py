@@ -6,9 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from stn_cli.config import RunConfig
+from stn_cli.config_model import ONE, PARALLEL
 from stn_cli.errors import UsageError
 
 SettingPath = tuple[str, ...]  # where a setting stands: ("train", "epochs")
+
+# What belongs into settings that are lists, but for ranges.
+LISTS = {
+    "stages": "two distortions or more belong here, [{kind: R}, {kind: E}]",
+    "transformers": "transformers belong here, [{at: input, transform: affine}]",
+    "out_size": "two numbers belong here, [height, width]",
+    "widths": "numbers belong here, [32, 32]",
+}
 
 
 class ConfigError(UsageError):
@@ -31,23 +40,24 @@ def explain(problem: Any, lines: Mapping[SettingPath, str], said: Mapping[Settin
     place, name = _place(path, lines, said), ".".join(path)
     if kind == "extra_forbidden":
         elsewhere = [other for other in _every_setting() if other.split(".")[-1] == loc[-1] and other != name]
-        hint = nearest(loc[-1], list(_schema_at(loc[:-1])["properties"]), elsewhere)
+        hint = nearest(loc[-1], list(_inside(_schema_at(loc[:-1]))["properties"]), elsewhere)
         return f"{place}unknown setting {shown(name)}. {hint}"
     if kind in ("literal_error", "union_tag_invalid"):
         names = re.findall(r"'([^']*)'", context.get("expected") or context["expected_tags"])
         return f"{place}{name} has no choice {shown(given)}. {nearest(str(given), names)}"
     if kind in ("model_type", "model_attributes_type"):
         first = next(iter(_schema_at(loc).get("properties", ["kind"])))
-        return f"{place}{name} is a section of settings, not {shown(given)}. Set {name}.{first}."
+        how = f"Write {{{first}: …}}" if path[-1].isdigit() else f"Set {name}.{first}"  # an item of a list has no name
+        return f"{place}{name} is a section of settings, not {shown(given)}. {how}."
     bounds = ", or ".join(_ranges(_schema_at(loc)))
     allowed = f" Allowed: {bounds}." if bounds else ""
     if kind == "value_error":
         return f"{place}{name}: {str(context['error']).rstrip('.')}.{allowed}"
     reason = problem["msg"][0].lower() + problem["msg"][1:]
-    if "prefixItems" in _schema_at(loc) and kind in ("tuple_type", "missing", "too_long"):
+    if path[-1] in LISTS and kind in ("tuple_type", "missing", "too_long"):
+        reason = LISTS[path[-1]]
+    elif "prefixItems" in _schema_at(loc) and kind in ("tuple_type", "missing", "too_long"):
         reason = "two numbers belong here, [lowest, highest]"
-    elif path[-1] == "stages":
-        reason = "two distortions or more belong here, [{kind: R}, {kind: E}]"
     return f"{place}{name} is {shown(given)}: {reason}.{allowed}"
 
 
@@ -56,8 +66,10 @@ def _path(loc: tuple[str | int, ...]) -> SettingPath:
     path: list[str] = []
     for i, part in enumerate(loc):
         before = loc[i - 1] if i else None
-        is_kind = loc[:i] == ("distortion",) or isinstance(before, int)
-        if not is_kind and (isinstance(part, str) or before == "stages"):
+        is_kind = loc[:i] == ("distortion",) or (
+            isinstance(before, int) and (loc[i - 2] == "stages" or part in (ONE, PARALLEL))
+        )
+        if not is_kind and (isinstance(part, str) or before in ("stages", "transformers", PARALLEL)):
             path.append(str(part))
     return tuple(path)
 
@@ -85,13 +97,22 @@ def _resolve(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     return _schema()["$defs"][schema["$ref"].split("/")[-1]] if "$ref" in schema else schema
 
 
+def _inside(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the schema of the section that a setting is, or that its items are."""
+    schema = schema.get("items", schema)
+    return _resolve(schema["anyOf"][0] if "anyOf" in schema else schema)
+
+
 def _schema_at(loc: Sequence[str | int]) -> Mapping[str, Any]:
     """Return the JSON schema of the setting at pydantic's location; of both numbers of a range it is the same."""
     here = _schema()
     for part in (part for part in loc if isinstance(part, str)):
-        here = here.get("items", here)
+        here = _inside(here)
         kinds = here.get("discriminator", {}).get("mapping", {})
-        here = _resolve({"$ref": kinds[part]} if kinds else here["properties"][part])
+        if part in (ONE, PARALLEL):
+            here = _resolve(here["oneOf"][0])
+        else:
+            here = _resolve({"$ref": kinds[part]} if kinds else here["properties"][part])
     return here
 
 
@@ -106,8 +127,9 @@ def _every_setting() -> list[str]:
 
 def _ranges(schema: Mapping[str, Any]) -> Iterator[str]:
     words = {"exclusiveMinimum": "above", "minimum": "from", "exclusiveMaximum": "below", "maximum": "to"}
-    for choice in schema.get("anyOf") or schema.get("prefixItems", [schema])[:1]:
-        bounds = [f"{word} {choice[key]:.12g}" for key, word in words.items() if key in choice]
+    for choice in schema.get("anyOf") or [schema]:
+        number = choice.get("prefixItems", [choice.get("items", choice)])[0]
+        bounds = [f"{word} {number[key]:.12g}" for key, word in words.items() if key in number]
         if bounds:
             yield " ".join(bounds)
 

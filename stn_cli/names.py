@@ -1,6 +1,8 @@
 """The closed lists of names a user may write. No heavy imports, so that `--help` can show them at once."""
 
 MODELS = ("fcn", "cnn", "st-fcn", "st-cnn")
+# The named layers of each classifier in order. Those called conv see maps, so a transformer may stand before them.
+LAYERS = {"fcn": ("fc1", "fc2", "output"), "cnn": ("conv1", "conv2", "output")}
 TRANSFORMS = ("attention", "similarity", "affine", "projective", "tps")
 DISTORTIONS = ("none", "R", "RTS", "P", "E", "T", "TC", "addition", "volume", "chain")
 DATASETS = (
@@ -21,3 +23,4 @@ RECIPES = ("quick", "paper")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bf16")
 FORMATS = ("idx", "png", "safetensors")
+SWEEPS = ("rotation", "scale", "shift", "noise")

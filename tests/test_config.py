@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from stn_cli import names
-from stn_cli.config import RECIPES, RunConfig
+from stn_cli.config import RECIPES, ModelConfig, RunConfig
 
 SCHEMA = RunConfig.model_json_schema()
 KINDS = SCHEMA["properties"]["distortion"]["discriminator"]["mapping"]
@@ -237,3 +237,134 @@ def test_a_text_that_no_file_name_can_keep_is_refused(path: tuple[str, ...]):
         with pytest.raises(ValidationError, match="control character"):
             build(path, text)
     assert read(build(path, "ein Läufer 走 007="), path) == "ein Läufer 走 007="
+
+
+# ---- transformers
+
+
+def model(**settings: Any) -> ModelConfig:
+    return RunConfig.model_validate({"model": settings}).model
+
+
+def test_transformers_stand_in_a_cnn_unless_another_classifier_is_named():
+    assert model(transformers=[{}]).name == "cnn"
+    assert model(transformers=[{}], name="FCN").name == "fcn"
+    for nothing in ([], (), None):
+        assert model(transformers=nothing) == model() == model(name="st-cnn", transform="affine")
+
+
+def test_what_is_not_said_of_a_transformer_is_the_papers():
+    (found,) = model(transformers=[{}]).transformers
+    assert found.model_dump() == {
+        "at": "input",
+        "transform": "affine",
+        "out_size": None,
+        "antialias": False,
+        "localisation": {"kind": None, "widths": None},
+        "rate": None,
+        "feed_theta": False,
+    }
+
+
+def test_names_of_places_transforms_and_localisation_networks_may_be_written_in_any_case():
+    (found,) = model(transformers=[{"at": "Conv2", "transform": "TPS", "localisation": "FCN"}]).transformers
+    assert (found.at, found.transform, found.localisation.kind) == ("conv2", "tps", "fcn")
+
+
+def test_the_choice_of_places_is_that_of_all_listed_layers_that_see_maps():
+    listed = {layer for layers in names.LAYERS.values() for layer in layers if layer.startswith("conv")}
+    assert set(SCHEMA["$defs"]["TransformerConfig"]["properties"]["at"]["enum"]) == {"input", *listed}
+    assert SCHEMA["$defs"]["TransformerConfig"]["properties"]["transform"]["enum"] == list(names.TRANSFORMS)
+
+
+def test_steps_are_the_items_each_as_a_group_and_the_short_form_is_one_step():
+    both = [{"transform": "tps"}, [{}, {"transform": "attention"}]]
+    assert [[one.transform for one in step] for step in model(transformers=both).steps] == [
+        ["tps"],
+        ["affine", "attention"],
+    ]
+    for name in ("fcn", "cnn"):
+        short, long = model(name=f"st-{name}", transform="tps"), model(name=name, transformers=both[:1])
+        assert short.steps == long.steps
+        assert short.classifier == long.classifier == name
+        assert model(name=name).steps == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "label"),
+    [
+        ({"name": "cnn"}, "cnn"),
+        ({"name": "st-fcn", "transform": "tps"}, "st-fcn-tps"),
+        ({"name": "fcn", "transformers": [[{}, {}]]}, "fcn-affine+affine"),
+        ({"transformers": [{"transform": "tps"}, {}, {"at": "conv2"}]}, "cnn-tps-affine-affine@conv2"),
+        ({"transformers": [[{"at": "conv2"}] * 4] * 4}, "cnn-16-transformers"),
+    ],
+)
+def test_networks_have_names_that_tell_them_apart(settings: dict[str, Any], label: str):
+    assert model(**settings).label == label
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"name": "st-cnn", "transformers": [{}]}, "st-cnn has one transformer already, so no transformers; use cnn"),
+        ({"name": "cnn", "transform": "tps", "transformers": [{}]}, "no transform tps here"),
+        ({"name": "fcn", "transformers": [{"at": "conv1"}]}, "the fcn has no conv1"),
+        ({"transformers": [{"at": "output"}]}, "output sees vectors"),
+        ({"name": "fcn", "transformers": [{"at": "FC1"}]}, "fc1 sees vectors"),
+        ({"transformers": [[{}, {"at": "conv2"}]]}, "stand at one place, not at input and conv2"),
+        ({"transformers": [[{"out_size": [9, 8]}, {}]]}, r"one out_size, not \(9, 8\) and None"),
+        ({"transformers": [[]]}, "one is empty"),
+        ({"transformers": [{}] * 17}, "16 transformers at most"),
+        ({"transformers": [{"at": "conv2"}], "pool": 2}, "no transformer at the input, so no pooling"),
+        ({"transformers": [{"localisation": {"kind": "cnn", "widths": [3]}}]}, "three widths"),
+        ({"transformers": [{"localisation": {"widths": [3, 4]}}]}, "three widths"),
+        ({"transformers": [{"localisation": {"widths": [3, 0, 1]}}]}, "greater than or equal to 1"),
+        ({"transformers": [{"rate": -0.1}]}, "rate"),
+        ({"transformers": [{"rate": math.nan}]}, "rate"),
+        ({"transformers": [{"out_size": [0, 5]}]}, "out_size"),
+        ({"transformers": [{"out_size": [5, 513]}]}, "out_size"),
+        ({"transformers": [{"out_size": 14}]}, "out_size"),
+    ],
+)
+def test_transformers_that_do_not_fit_are_refused(settings: dict[str, Any], what: str):
+    with pytest.raises(ValidationError, match=what):
+        model(**settings)
+
+
+def test_pooling_may_be_chosen_wherever_a_warp_comes_from_the_input():
+    assert model(transformers=[{"at": "conv2"}, {}], pool=3).pool == 3
+
+
+def transformers(rng: random.Random) -> list[Any]:
+    """Draw transformers that fit a CNN."""
+
+    def one(place: str, out_size: Any) -> dict[str, Any]:
+        drawn = {
+            "at": place,
+            "transform": rng.choice(names.TRANSFORMS),
+            "out_size": out_size,
+            "antialias": rng.random() < 0.5,
+            "localisation": rng.choice(
+                ["fcn", {"kind": "cnn", "widths": [3, 4, 5]}, {"kind": "fcn", "widths": []}, {}]
+            ),
+            "rate": rng.choice([None, rng.random()]),
+            "feed_theta": rng.random() < 0.5,
+        }
+        return {key: value for key, value in drawn.items() if key in ("at", "out_size") or rng.random() < 0.6}
+
+    items: list[Any] = []
+    for _ in range(rng.randint(1, 4)):
+        place = rng.choice(["input", "conv1", "conv2"])
+        out_size = rng.choice([None, [rng.randint(1, 512), 40]])
+        group = [one(place, out_size) for _ in range(rng.randint(1, 3))]
+        items.append(group if len(group) > 1 or rng.random() < 0.3 else group[0])
+    return items
+
+
+def test_drawn_transformers_survive_a_dump():
+    rng = random.Random(0)
+    for _ in range(200):
+        drawn = model(transformers=transformers(rng))
+        for mode in ("json", "python"):
+            assert ModelConfig.model_validate(drawn.model_dump(mode=mode)) == drawn

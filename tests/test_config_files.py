@@ -600,3 +600,108 @@ def test_settings_a_command_does_not_heed_are_refused_at_once() -> None:
         config_files.refuse_other_settings(["data.offline=true", "name=x", "train.epochs=3"], ("data", "seed"))
     assert len(caught.value.problems) == 2
     assert all("Settings of data, seed do." in problem for problem in caught.value.problems)
+
+
+# ---- transformers
+
+
+@pytest.mark.parametrize(("form", "place"), [("[{%s: 1}]", "0"), ("[{}, [{}, {%s: 1}]]", "1.1")])
+@pytest.mark.parametrize("section", ["TransformerConfig", "LocalisationConfig"])
+def test_every_single_typo_in_a_setting_of_a_transformer_names_the_right_one(section: str, form: str, place: str):
+    group = settings_of({"$ref": section})
+    inner = "localisation." if section == "LocalisationConfig" else ""
+    form = form.replace("%s: 1", "localisation: {%s: 1}") if inner else form
+    for name in group:
+        for typo in typos(name):
+            if typo not in group and typo.strip("-"):
+                override = f"model.transformers={form % typo}"
+                (problem,) = problems(None, [override])
+                assert problem.startswith(f"{override}: unknown setting model.transformers.{place}.{inner}{typo}. ")
+                check_hint(problem, typo, name)
+
+
+@pytest.mark.parametrize(
+    ("setting", "listed"),
+    [("at", ("input", "conv1", "conv2")), ("transform", names.TRANSFORMS), ("localisation", ("fcn", "cnn"))],
+)
+def test_every_single_typo_in_a_choice_of_a_transformer_names_the_right_one(setting: str, listed: Sequence[str]):
+    for name in listed:
+        for typo in typos(name):
+            if typo not in listed and not set("-_") & set(typo):
+                (problem,) = problems(None, [f"model.transformers=[{{{setting}: '{typo}'}}]"])
+                check_hint(problem, typo, name)
+
+
+def test_faults_of_transformers_are_all_named_at_their_lines():
+    content = """
+model:
+  name: cnn
+  transformers:
+    - {at: input, rate: -1}
+    - [{at: conv2, out_size: [7]},
+       {at: cnv2, transfrom: tps}]
+    - at: conv1
+      localisation:
+        kind: cn
+"""
+    assert problems(content) == [
+        "c.yaml:5: model.transformers.0.rate is -1: input should be greater than or equal to 0. "
+        "Allowed: from 0 to 100.",
+        "c.yaml:6: model.transformers.1.0.out_size is ['7']: two numbers belong here, [height, width]. "
+        "Allowed: from 1 to 512.",
+        "c.yaml:7: model.transformers.1.1.at has no choice cnv2. Did you mean conv2?",
+        "c.yaml:7: unknown setting model.transformers.1.1.transfrom. Did you mean transform?",
+        "c.yaml:10: model.transformers.2.localisation.kind has no choice cn. Did you mean fcn or cnn?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        ("affine", "model.transformers is affine: transformers belong here, [{at: input, transform: affine}]."),
+        ("{at: input}", "transformers belong here, [{at: input, transform: affine}]."),
+        ("[affine]", "model.transformers.0 is a section of settings, not affine. Write {at: …}."),
+        ("[[], {}]", "model: a list in transformers holds those in parallel, and one is empty."),
+        ("[{out_size: 14}]", "out_size is 14: two numbers belong here, [height, width]. Allowed: from 1 to 512."),
+        ("[{out_size: [14, 0]}]", "greater than or equal to 1. Allowed: from 1 to 512."),
+        ("[{localisation: {widths: 3}}]", "widths is 3: numbers belong here, [32, 32]. Allowed: from 1 to 4096."),
+        (
+            "[{at: fc1}]",
+            "fc1 sees vectors, and a transformer needs a map. Choose from input, conv1, conv2, or feed θ to ",
+        ),
+    ],
+)
+def test_what_is_no_transformer_is_explained(value: str, fault: str):
+    (problem,) = problems(None, [f"model.transformers={value}"])
+    assert problem.startswith(f"model.transformers={value}: ")
+    assert fault in problem
+
+
+def test_one_transformer_of_a_list_cannot_be_overridden():
+    (problem,) = problems("model: {transformers: [{at: conv2}]}", ["model.transformers.0.rate=3"])
+    assert problem == "model.transformers.0.rate=3: model.transformers.0 is no section of settings."
+
+
+def test_transformers_of_an_override_take_the_place_of_the_one_in_a_file_and_the_other_way_round():
+    several, short = "model: {name: fcn, transformers: [{}, {}], pool: 3}", "model: {name: ST-FCN, transform: tps}"
+    overrides = ["model.transformers=[{transform: attention}]"]
+    for content, name in ((several, "fcn"), (short, "fcn"), ("model: {parameters: 5000}", "cnn"), ("seed: 1", "cnn")):
+        model = load_config(write(content), overrides).model
+        assert model.label == f"{name}-attention"
+    assert load_config(write(several), ["model.name=st-cnn"]).model.label == "st-cnn-affine"
+    for name in ("fcn", "cnn"):
+        assert load_config(write(several), [f"model.name={name}"]).model.label == name
+        assert load_config(write(short), [f"model.name={name}", *overrides]).model.label == f"{name}-attention"
+    assert load_config(write(short), ["model.transformers=[]"]).model.label == "st-fcn-tps"
+    for given in ([*overrides, "model.name=st-cnn"], ["model.name=st-cnn", *overrides]):
+        (problem,) = problems(None, given)
+        assert problem.endswith("model: st-cnn has one transformer already, so no transformers; use cnn.")
+
+
+def test_a_configuration_with_transformers_survives_a_dump():
+    flow = "[{at: Input, transform: TPS, rate: 1e-3}, [{at: conv2, out_size: [14, 9], localisation: fcn}, {at: conv2, "
+    flow += "out_size: [14, 9], localisation: {kind: fcn, widths: [8]}, feed_theta: yes}]]"
+    config = load_config(None, [f"model.transformers={flow}"])
+    dumped = dump_config(config)
+    assert load_config(write(dumped)) == config == load_config(write(f"model: {{transformers: {flow}}}"))
+    assert dump_config(load_config("c.yaml")) == dump_config(config)

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 ACCENT = "#ff9500"  # orange stands out from black, from white strokes (through the halo) and from most photographs
+COLOURS = (ACCENT, "#00b7ff", "#ff4fd8", "#4cd964", "#ffe14d", "#b48cff")  # of several transformers, in turn
 MARGIN_SHADE = "#363b44"  # dark, yet no image's background
 HALO_SHADE = "black"
 
@@ -26,7 +27,12 @@ def add_margin(picture: Image.Image, margin: int) -> Image.Image:
 
 
 def draw_sampling_grid(
-    canvas: Image.Image, grid: Float[Tensor, "h w 2"], margin: int = 0, colour: str = ACCENT
+    canvas: Image.Image,
+    grid: Float[Tensor, "h w 2"],
+    margin: int = 0,
+    colour: str = ACCENT,
+    *,
+    outline_alone: bool = False,
 ) -> Image.Image:
     """Return a copy of the canvas with a sampling grid over it.
 
@@ -47,7 +53,7 @@ def draw_sampling_grid(
     for shade, extra, most in ((HALO_SHADE, 2 * HALO, HALO_INK), (colour, 0.0, FULL_INK)):
         mask = Image.new("L", (canvas.width * FINE, canvas.height * FINE))
         draw = ImageDraw.Draw(mask)
-        for line in (*rows[1:-1], *columns[1:-1]):
+        for line in () if outline_alone else (*rows[1:-1], *columns[1:-1]):
             _stroke(draw, line, LINE + extra, min(LINE_INK, most))
         for line in (rows[-1], columns[0], columns[-1]):
             _stroke(draw, line, OUTLINE + extra, most)

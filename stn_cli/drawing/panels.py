@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from stn_cli.drawing.overlay import add_margin, draw_sampling_grid
+from stn_cli.drawing.overlay import COLOURS, add_margin, draw_sampling_grid
 from stn_cli.drawing.pixels import to_picture
 from stn_cli.drawing.sheet import fitting_scale, lay_out
 
 MARGIN = 0.25  # of the longer side: the corners of a frame turned by 45° stay in view
+FRAME = 4  # pixels round the outputs of several transformers
 
 
 def warp_panel(
@@ -26,16 +27,44 @@ def warp_panel(
 
     Convention: grids go output → input (see `overlay`).
     """
+    headings = ("input", "sampling grid", "output")
+    return warps_panel(inputs, [[grids]], [outputs], headings, captions, wrong=wrong, columns=columns)
+
+
+def warps_panel(
+    inputs: Float[Tensor, "n c h w"],
+    grids: Sequence[Sequence[Float[Tensor, "n grid_h grid_w 2"]]],
+    outputs: Sequence[Float[Tensor, "n out_c out_h out_w"]],
+    headings: Sequence[str],
+    captions: Sequence[str] | None = None,
+    *,
+    wrong: Sequence[bool] | None = None,
+    columns: int = 2,
+) -> Image.Image:
+    """Show what several transformers do: each input, the outlines of all sampling grids over it, and the outputs.
+
+    Each transformer has its colour, in the outlines and round its output. One alone has its whole grid drawn.
+    `grids`: for each transformer one grid or several, as after transformers in parallel; they go output → input.
+    """
+    several = len(outputs) > 1
     margin = round(MARGIN * max(inputs.shape[-2:]))
-    widths = (inputs.shape[-1], inputs.shape[-1] + 2 * margin, outputs.shape[-1])
-    scale = fitting_scale(widths, max(*inputs.shape[-2:], *outputs.shape[-2:]), len(inputs), columns)
+    widths = (inputs.shape[-1], inputs.shape[-1] + 2 * margin, *(output.shape[-1] for output in outputs))
+    longest = max(max(maps.shape[-2:]) for maps in (inputs, *outputs))
+    scale = fitting_scale(widths, longest, len(inputs), columns)
     margin = round(margin * scale)
-    tiles = []
-    for image, grid, output in zip(inputs, grids, outputs, strict=True):
+    colours = [COLOURS[i % len(COLOURS)] for i in range(len(outputs))]
+    tiles: list[tuple[Image.Image, ...]] = []
+    for i, image in enumerate(inputs):
         picture = to_picture(image, scale)
-        overlay = draw_sampling_grid(add_margin(picture, margin), grid, margin)
-        tiles.append((picture, overlay, to_picture(output, scale)))
-    return lay_out(tiles, ("input", "sampling grid", "output"), captions, wrong, columns)
+        overlay = add_margin(picture, margin)
+        for own, colour in zip(grids, colours, strict=True):
+            for grid in own:
+                overlay = draw_sampling_grid(overlay, grid[i], margin, colour, outline_alone=several)
+        shown = [to_picture(output[i], scale) for output in outputs]
+        if several:
+            shown = [ImageOps.expand(one, FRAME, colour) for one, colour in zip(shown, colours, strict=True)]
+        tiles.append((picture, overlay, *shown))
+    return lay_out(tiles, headings, captions, wrong, columns)
 
 
 def image_grid(

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from stn_cli.errors import CheckpointError
 from stn_cli.storage import write_bytes
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)  # in 1 a network has one transformer at most, at the input, under another name
 UNSIGNED = "0" * 64
 KEEP = 2  # newest step checkpoints that stay, so that one that went bad on disk leaves another
 FIX = "Choose another checkpoint of the run, or train again."
@@ -71,12 +72,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
     found = hashlib.sha256(unsigned).hexdigest()
     if found != digest:
         raise CheckpointError(f"{path} is damaged: sha256 {digest} was written, {found} is found", FIX)
-    if schema != SCHEMA:
-        raise CheckpointError(f"{path} has schema {schema}, this stn reads {SCHEMA}", "Upgrade stn.")
+    if schema not in READABLE:
+        raise CheckpointError(f"{path} has schema {schema}, this stn reads {READABLE[0]} to {SCHEMA}", "Upgrade stn.")
     try:
-        return Checkpoint(load_tensors(content), state)
+        tensors = load_tensors(content)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {error}", FIX) from error
+    if schema == 1:
+        tensors = {name.replace(".transformer.", ".places.input.members.0.", 1): t for name, t in tensors.items()}
+    return Checkpoint(tensors, state)
 
 
 def step_file(folder: Path, step: int) -> Path:
@@ -94,6 +98,12 @@ def write_step(folder: Path, step: int, checkpoint: Checkpoint) -> None:
     older = sorted(path for path in folder.glob("step-*.safetensors") if path <= written)[:-KEEP]
     for old in [*older, *folder.glob(".*.tmp")]:  # temporary files of a process that was killed while it wrote
         old.unlink(missing_ok=True)
+
+
+def newest_step(folder: Path) -> int | None:
+    """Return the step of the newest checkpoint, sound or not; None where there is none."""
+    names = [path.stem.removeprefix("step-") for path in folder.glob("step-*.safetensors")]
+    return max((int(name) for name in names if name.isdecimal()), default=None)
 
 
 def read_newest(folder: Path) -> tuple[Checkpoint, list[str]]:
@@ -147,5 +157,5 @@ def load_optimiser(network: nn.Module, optimiser: torch.optim.Optimizer, tensors
     """Give every parameter the momentum that `optimiser_tensors` saved."""
     for name, parameter in network.named_parameters():
         if name in tensors:
-            momentum = torch.empty_like(parameter).copy_(tensors[name])
-            optimiser.state[parameter]["momentum_buffer"] = momentum
+            state = optimiser.state[parameter]  # in place, since recorded steps read and write the buffer that is there
+            state.setdefault("momentum_buffer", torch.empty_like(parameter)).copy_(tensors[name])

@@ -1,7 +1,7 @@
 """Errors on a frozen set, with their confidence interval."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Int64
@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy
 
 from stn_cli.datasets.loader import FrozenSet
 from stn_cli.errors import NumericsError
-from stn_cli.geometry.grids import share_outside
 from stn_cli.models.network import Network
+from stn_cli.training.collapse import WarpStatistics, WarpSums
 from stn_cli.training.distributed import ALONE, Ranks
 from stn_cli.training.runtime import Runtime
 
@@ -23,13 +23,22 @@ class Evaluation:
     """What a network gets wrong.
 
     `confusion`: counts by [true class, predicted class]. `loss`: mean cross entropy.
-    `outside_percent`: share of the first transformer's samples that lie outside the image; near 100 it has fled.
-    None without a transformer.
+    `warps`: what each transformer does to the images, by its name.
     """
 
     confusion: Int64[Tensor, "classes classes"]
     loss: float
-    outside_percent: float | None = None
+    warps: dict[str, WarpStatistics] = field(default_factory=dict)
+
+    @property
+    def outside_percents(self) -> dict[str, float]:
+        """By the transformers' names, the share of samples that lie outside of what each reads."""
+        return {name: warp.outside_percent for name, warp in self.warps.items()}
+
+    @property
+    def outside_percent(self) -> float | None:
+        """The share of the transformer that has the most outside; None without a transformer."""
+        return max(self.outside_percents.values(), default=None)
 
     @property
     def n(self) -> int:
@@ -67,25 +76,24 @@ def evaluate(network: Network, frozen: FrozenSet, classes: int, runtime: Runtime
         NumericsError: the loss is NaN or infinite, so the predictions mean nothing.
     """
     confusion = torch.zeros(classes * classes, dtype=torch.int64, device=runtime.device)
-    loss, outside = torch.zeros((), device=runtime.device), torch.zeros((), device=runtime.device)
+    loss, sums = torch.zeros((), device=runtime.device), WarpSums(network, runtime.device)
     was_training = network.training
     network.eval()
     with torch.inference_mode():
         for batch in frozen.batches(BATCH, slice(ranks.rank, None, ranks.size)):
             with runtime.autocast():
                 logits, warps = network(batch.images.contiguous(memory_format=runtime.memory_format))
-            if warps:
-                outside += share_outside(warps[0].grid).sum()
+            sums.add(warps)
             loss += cross_entropy(logits, batch.targets, reduction="sum")
             confusion += torch.bincount(batch.targets * classes + logits.argmax(dim=1), minlength=classes * classes)
         ranks.add_up([confusion])
-        ranks.add_up([loss, outside])
+        ranks.add_up([loss])
+        sums.share(ranks)
     network.train(was_training)
     mean = loss.item() / len(frozen)
     if not math.isfinite(mean):
         raise NumericsError(f"the loss on {len(frozen)} images is {mean}", "Lower train.learning_rate and train again.")
-    share = 100 * outside.item() / len(frozen) if network.transformer is not None else None
-    return Evaluation(confusion.view(classes, classes).cpu(), mean, share)
+    return Evaluation(confusion.view(classes, classes).cpu(), mean, sums.statistics(len(frozen)))
 
 
 def wilson_interval(wrong: int, n: int) -> tuple[float, float]:

@@ -1,8 +1,11 @@
 """The optimiser and its learning rate as a function of the step."""
 
 import math
+from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from stn_cli.config import TrainConfig
 from stn_cli.models.network import Network
@@ -12,15 +15,17 @@ START = 0.1  # the rate it rises from, relative to the peak
 
 
 def build_optimiser(network: Network, config: TrainConfig) -> torch.optim.SGD:
-    """Return SGD over two groups: everything else, and localisation networks with their own rate."""
-    localisation = [] if network.transformer is None else list(network.transformer.localisation.parameters())
-    special = {id(parameter) for parameter in localisation}
-    groups = [
-        {"params": [p for p in network.parameters() if id(p) not in special], "rate": 1.0},
-        {"params": localisation, "rate": config.localisation_rate},
-    ]
+    """Return SGD over groups: everything else, and the localisation networks of each rate."""
+    localisation: dict[float, list[torch.nn.Parameter]] = {}
+    for place in network.by_place.values():
+        for transformer, rate in zip(place.transformers, place.rates, strict=True):
+            group = localisation.setdefault(config.localisation_rate if rate is None else rate, [])
+            group += transformer.localisation.parameters()
+    special = {id(parameter) for group in localisation.values() for parameter in group}
+    others = [parameter for parameter in network.parameters() if id(parameter) not in special]
+    groups = [{"params": group, "rate": rate} for rate, group in localisation.items()]
     optimiser = torch.optim.SGD(
-        [group for group in groups if group["params"]],
+        [{"params": others, "rate": 1.0}, *groups],
         lr=config.learning_rate,
         momentum=config.momentum,
         nesterov=config.nesterov,
@@ -47,7 +52,18 @@ def learning_rate(config: TrainConfig, step: int, total: int) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
 
 
-def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group its share of the rate."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate * group["rate"]
+def slow_localisation(optimiser: torch.optim.Optimizer, factor: float) -> None:
+    """Multiply the rates of all localisation networks."""
+    for group in optimiser.param_groups[1:]:
+        group["rate"] *= factor
+
+
+def group_rates(optimiser: torch.optim.Optimizer, rate: float) -> list[float]:
+    """Return what each group of the optimiser gets of a learning rate."""
+    return [rate * group["rate"] for group in optimiser.param_groups]
+
+
+def set_group_rates(optimiser: torch.optim.Optimizer, rates: Sequence[float] | Float[Tensor, "groups"]) -> None:
+    """Let the next update take these rates; those that lie on a CUDA device are read there, when it is made."""
+    for group, rate in zip(optimiser.param_groups, rates, strict=True):
+        group["lr"] = rate

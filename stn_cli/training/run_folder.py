@@ -55,6 +55,11 @@ class RunFolder:
         return self.checkpoints / "best.safetensors"
 
     @property
+    def sound(self) -> Path:
+        """The checkpoint of the last evaluation at which no transformer had collapsed; where `roll_back` is on."""
+        return self.checkpoints / "sound.safetensors"
+
+    @property
     def tensorboard(self) -> Path:
         """Event files."""
         return self.path / "tb"
@@ -193,7 +198,11 @@ def _chosen(runtime: Runtime) -> dict[str, str]:
 
 def _remove(run: RunFolder) -> None:
     if not run.config.is_file():
-        raise UsageError(f"{run.path} is no run, so it is not overwritten", "Choose another --name.")
+        try:
+            run.path.rmdir()  # a run that was killed before it had written anything
+        except OSError as error:
+            raise UsageError(f"{run.path} is no run, so it is not overwritten", "Choose another --name.") from error
+        return
     with run.lock():
         shutil.rmtree(run.path)
 
@@ -210,6 +219,5 @@ def _make_folder(runs: Path, wanted: str) -> RunFolder:
 
 
 def _default_name(config: RunConfig) -> str:
-    model = config.model.name + (f"-{config.model.transform}" if config.model.transform else "")
     dataset = Path(config.data.dataset).resolve().name
-    return f"{dataset}-{config.distortion.kind.lower()}-{model}-seed{config.seed}"
+    return f"{dataset}-{config.distortion.kind.lower()}-{config.model.label}-seed{config.seed}"

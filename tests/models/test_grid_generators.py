@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from stn_cli.geometry.grids import regular_grid
 from stn_cli.geometry.sampling import sample
 from stn_cli.geometry.thin_plate_splines import control_points
 from stn_cli.models.grid_generators import TRANSFORMS, AffineGrid, AttentionGrid, ProjectiveGrid, SimilarityGrid
@@ -80,3 +81,19 @@ def test_gradients_in_float64(name: str) -> None:
     theta = (0.8 * generator.identity + 0.15 * random(2, len(generator.identity))).double().requires_grad_()
     images = random(2, 2, 5, 6, seed=1).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda i, t: sample(i, generator(t)), (images, theta))
+
+
+@every_transform
+def test_a_grid_is_the_points_at_every_pixel_centre(name: str) -> None:
+    size = (9, 14)
+    generator = TRANSFORMS[name](size)
+    theta = generator.identity + 0.2 * random(3, len(generator.identity))
+    centres = regular_grid(size).reshape(1, -1, 2).expand(3, -1, -1)
+    found = generator.points(theta, centres)
+    torch.testing.assert_close(found.view(3, *size, 2), generator(theta), atol=1e-5, rtol=0)
+
+
+@every_transform
+def test_the_identity_leaves_points_where_they_are(name: str) -> None:
+    generator, points = TRANSFORMS[name]((2, 3)), 2 * random(2, 50, 2)  # outside of the image too
+    torch.testing.assert_close(generator.points(generator.identity.expand(2, -1), points), points, atol=1e-5, rtol=0)

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stn_cli.errors import UsageError
 from stn_cli.models.convolution import ConvolutionStage
 from stn_cli.models.grid_generators import TRANSFORMS
 from stn_cli.models.localisation import ThetaLayer, convolutional_localisation, fully_connected_localisation
@@ -107,3 +108,25 @@ def test_gradients_reach_the_last_layer_at_once_and_all_others_from_the_second_s
         assert last.weight.grad is not None
         assert last.weight.grad.any()
         assert all(bool(layer.weight.grad.any()) is reached for layer in others)
+
+
+def test_widths_may_be_chosen() -> None:
+    assert layers(fully_connected_localisation(2, (5, 4), torch.zeros(6), (7, 9))) == [
+        *("linear 40→7", "relu", "linear 7→9", "relu", "linear 9→6")
+    ]
+    assert layers(convolutional_localisation(2, (28, 28), torch.zeros(3), (4, 5, 6))) == [
+        *("average-pool 2", "conv 2→4 5", "max-pool 2", "relu", "conv 4→5 5", "relu"),
+        *("linear 5→6", "relu", "linear 6→3"),
+    ]
+
+
+def test_no_hidden_layer_at_all_will_do() -> None:
+    assert layers(fully_connected_localisation(2, (5, 4), torch.zeros(6), ())) == ["linear 40→6"]
+
+
+def test_maps_that_are_too_small_for_convolutions_are_refused() -> None:
+    convolutional_localisation(1, (28, 28), torch.zeros(6))
+    for size in ((27, 28), (28, 10)):
+        with pytest.raises(UsageError, match=f"maps of {size[0]}×{size[1]} pixels are too small") as caught:
+            convolutional_localisation(1, size, torch.zeros(6))
+        assert caught.value.fix == "Use 28 pixels or more, or model.transformers with localisation: fcn."

@@ -6,6 +6,7 @@ from stn_cli.models.classifiers import convolutional_classifier, fully_connected
 from stn_cli.models.grid_generators import TRANSFORMS, AffineGrid
 from stn_cli.models.localisation import convolutional_localisation
 from stn_cli.models.network import Network, Normalise, initialise
+from stn_cli.models.place import Member, Place
 from stn_cli.models.spatial_transformer import SpatialTransformer
 
 NORMALISE = Normalise(torch.tensor([0.1307]), torch.tensor([0.3081]))
@@ -16,12 +17,13 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def network(transform: str | None = "affine", size: tuple[int, int] = (28, 28)) -> Network:
-    transformer = None
+    places = {}
     if transform is not None:
         generator = TRANSFORMS[transform](size)
         transformer = SpatialTransformer(convolutional_localisation(1, size, generator.identity), generator)
+        places["input"] = Place("input", [[Member(transformer)]])
     classifier = convolutional_classifier(1, size, 10, (4, 5))
-    made = Network(normalise=NORMALISE, transformer=transformer, classifier=classifier)
+    made = Network(normalise=NORMALISE, classifier=classifier, places=places)
     initialise(made, torch.Generator().manual_seed(0))
     return made
 
@@ -58,10 +60,10 @@ def test_a_transformer_at_the_identity_changes_nothing(transform: str) -> None:
 def test_outside_of_the_warp_the_classifier_sees_exactly_normalised_black() -> None:
     """Half the grid lies right of the image, the rest shows its right half: no grey frame between."""
     made, images = network(), 0.5 + 0.5 * random(3, 1, 28, 28)
-    assert made.transformer is not None
+    (transformer,) = made.by_place["input"].transformers
     with torch.no_grad():
-        made.transformer.localisation[-1].bias.copy_(torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 0.0]))
-    seen = seen_by(made.classifier)
+        transformer.localisation[-1].bias.copy_(torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 0.0]))
+    seen = seen_by(made.classifier[0])
     made(images)
     black = NORMALISE(torch.zeros(1, 1, 1, 1)).item()
     assert (seen[0][..., 15:] == black).all()  # column 14 reads at the edge, up to rounding
@@ -70,8 +72,8 @@ def test_outside_of_the_warp_the_classifier_sees_exactly_normalised_black() -> N
 
 def test_the_sampler_reads_raw_images_and_the_localisation_network_normalised_ones() -> None:
     made, images = network(), random(3, 1, 28, 28)
-    assert made.transformer is not None
-    raw, viewed = seen_by(made.transformer), seen_by(made.transformer.localisation)
+    (transformer,) = made.by_place["input"].transformers
+    raw, viewed = seen_by(transformer), seen_by(transformer.localisation)
     made(images)
     assert raw[0] is images
     assert torch.equal(viewed[0], NORMALISE(images))

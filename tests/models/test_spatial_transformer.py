@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import map_coordinates
 from torch import Tensor, nn
 
 from stn_cli.geometry.sampling import sample
@@ -123,3 +125,39 @@ def test_theta_is_not_rounded_to_bf16() -> None:
         theta = SpatialTransformer(localisation, generator)(torch.rand(16, 1, 28, 28)).theta
     assert theta.dtype == torch.float32
     assert not torch.equal(theta, theta.bfloat16().float())
+
+
+@pytest.mark.parametrize(("in_size", "out_size", "average"), [((28, 28), (14, 14), (2, 2)), ((23, 40), (9, 7), (3, 6))])
+def test_averaged_samples_are_those_that_scipy_reads(
+    in_size: tuple[int, int], out_size: tuple[int, int], average: tuple[int, int]
+) -> None:
+    """Each output pixel is the mean of `average` readings, evenly spaced within it, pixel by pixel."""
+    theta, images = torch.tensor([0.9, 0.3, 0.1, -0.2, 0.8, -0.15]), random(1, 2, *in_size)
+    generator = AffineGrid((out_size[0] * average[0], out_size[1] * average[1]))
+    warp = SpatialTransformer(Constant(theta), generator, average=average)(images)
+    assert warp.output.shape == (1, 2, *out_size)
+    expected = np.zeros((2, *out_size))
+    for row in range(out_size[0]):
+        for column in range(out_size[1]):
+            for i in range(average[0]):
+                for j in range(average[1]):
+                    y = 2 * (row + (i + 0.5) / average[0]) / out_size[0] - 1
+                    x = 2 * (column + (j + 0.5) / average[1]) / out_size[1] - 1
+                    read = theta.view(2, 3).double().numpy() @ [x, y, 1]
+                    place = [[((read[k] + 1) * side - 1) / 2] for k, side in ((1, in_size[0]), (0, in_size[1]))]
+                    for channel in range(2):
+                        image = images[0, channel].numpy()
+                        expected[channel, row, column] += map_coordinates(image, place, order=1, mode="grid-constant")[
+                            0
+                        ]
+    np.testing.assert_allclose(warp.output[0].detach(), expected / average[0] / average[1], atol=1e-5)
+
+
+def test_stripes_narrower_than_an_output_pixel_alias_unless_averaged() -> None:
+    stripes = (torch.arange(32) % 4 < 2).float().expand(1, 1, 32, 32)
+    identity = AffineGrid((1, 1)).identity
+    plain = SpatialTransformer(Constant(identity), AffineGrid((8, 8)))(stripes).output
+    averaged = SpatialTransformer(Constant(identity), AffineGrid((32, 32)), average=(4, 4))(stripes).output
+    torch.testing.assert_close(averaged, torch.full((1, 1, 8, 8), 0.5), atol=1e-5, rtol=0)
+    shifted = SpatialTransformer(Constant(identity + torch.tensor([0, 0, 1 / 16, 0, 0, 0])), AffineGrid((8, 8)))
+    assert (plain - shifted(stripes).output).abs().max() > 0.4  # one input pixel to the side, and all is different

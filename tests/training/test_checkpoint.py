@@ -176,10 +176,26 @@ def test_a_file_that_is_not_there_or_a_folder_is_named(tmp_path: Path) -> None:
 
 def test_a_newer_schema_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as newer:
-        newer.setattr(module, "SCHEMA", 2)
+        newer.setattr(module, "SCHEMA", 3)
         write_checkpoint(path, SMALL)
-    with pytest.raises(CheckpointError, match=r"has schema 2, this stn reads 1\. Upgrade stn"):
+    with pytest.raises(CheckpointError, match=r"has schema 3, this stn reads 1 to 2\. Upgrade stn"):
         read_checkpoint(path)
+
+
+def test_names_of_schema_1_become_those_of_today(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {
+        "network.transformer.localisation.0.weight": torch.ones(1),
+        "momentum.transformer.localisation.0.weight": torch.zeros(1),
+        "network.classifier.0.weight": torch.ones(2),
+        "counts": torch.ones(5),
+    }
+    with monkeypatch.context() as older:
+        older.setattr(module, "SCHEMA", 1)
+        write_checkpoint(path, Checkpoint(tensors, STATE))
+    renamed = {name.replace("transformer.", "places.input.members.0."): value for name, value in tensors.items()}
+    assert same(read_checkpoint(path), Checkpoint(renamed, STATE))
+    write_checkpoint(path, Checkpoint(tensors, STATE))  # under today's schema names are kept
+    assert same(read_checkpoint(path), Checkpoint(tensors, STATE))
 
 
 def test_nan_in_the_state_is_refused_before_anything_is_written(path: Path) -> None:

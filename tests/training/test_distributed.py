@@ -31,7 +31,7 @@ from stn_cli.training.data import prepare_data
 from stn_cli.training.distributed import ALONE, VARIABLES, Ranks, join
 from stn_cli.training.evaluation import evaluate
 from stn_cli.training.logger import read_metrics
-from stn_cli.training.optimiser import build_optimiser, learning_rate, set_learning_rate
+from stn_cli.training.optimiser import build_optimiser, group_rates, learning_rate, set_group_rates
 from stn_cli.training.run_folder import RunFolder
 from stn_cli.training.runtime import Runtime
 from stn_cli.training.step import TrainStep
@@ -196,7 +196,7 @@ def test_a_step_of_two_processes_is_their_shares_added_up_bit_for_bit(start: Sta
     network = build_model(config.model, shares[0].spec, config.seed)
     optimiser = build_optimiser(network, config.train)
     for index in range(12):
-        set_learning_rate(optimiser, learning_rate(config.train, index, 12))
+        set_group_rates(optimiser, group_rates(optimiser, learning_rate(config.train, index, 12)))
         optimiser.zero_grad()
         for batch in (share.stream.batch(index) for share in shares):
             (len(batch.targets) / 33 * cross_entropy(network(batch.images).logits, batch.targets)).backward()

@@ -100,9 +100,23 @@ def test_the_share_of_samples_outside_is_counted_for_transformers_alone() -> Non
     runtime = Runtime(CPU, "float32", "")
     network = build_model(ModelConfig(name="st-fcn", parameters=30_000), SPEC, 0)
     assert evaluate(network, frozen(), 5, runtime).outside_percent == 0  # the identity stays inside
-    assert network.transformer is not None
-    with torch.no_grad():
-        network.transformer.localisation[-1].bias[2] = 1.0  # reads half of its samples right of the image
+    with torch.no_grad():  # so that it reads half of its samples right of the image
+        network.by_place["input"].transformers[0].localisation[-1].bias[2] = 1.0
     assert evaluate(network, frozen(), 5, runtime).outside_percent == pytest.approx(50)
     plain = build_model(ModelConfig(name="fcn", parameters=30_000), SPEC, 0)
     assert evaluate(plain, frozen(), 5, runtime).outside_percent is None
+
+
+def test_every_transformer_has_its_own_share_of_samples_outside() -> None:
+    runtime = Runtime(CPU, "float32", "")
+    transformers = [[{}, {"transform": "attention"}], {"at": "conv2"}]
+    config = ModelConfig.model_validate({"transformers": transformers, "parameters": 120_000})
+    network = build_model(config, SPEC, 0)
+    inside = evaluate(network, frozen(), 5, runtime)
+    assert inside.outside_percents == {"input.0": 0, "input.1": 0, "conv2": 0}
+    with torch.no_grad():
+        network.by_place["input"].transformers[1].localisation[-1].bias[1] = 1.0  # half a map to the right
+        network.by_place["conv2"].transformers[0].localisation[-1].bias[2] = 0.4  # a fifth
+    found = evaluate(network, frozen(), 5, runtime)
+    assert found.outside_percents == {"input.0": 0, "input.1": pytest.approx(50), "conv2": pytest.approx(20)}
+    assert found.outside_percent == pytest.approx(50)

@@ -4,7 +4,7 @@ import torch
 from stn_cli.config import ModelConfig, TrainConfig
 from stn_cli.models.build import InputSpec, build_model
 from stn_cli.models.network import Network
-from stn_cli.training.optimiser import build_optimiser, learning_rate, set_learning_rate
+from stn_cli.training.optimiser import build_optimiser, group_rates, learning_rate, set_group_rates
 
 SPEC = InputSpec(channels=1, height=28, width=28, classes=10, mean=(0.1,), std=(0.3,))
 
@@ -60,8 +60,9 @@ def test_every_weight_is_in_one_group_and_localisation_networks_have_their_own_r
     grouped = [p for group in optimiser.param_groups for p in group["params"]]
     assert {id(p) for p in grouped} == {id(p) for p in made.parameters()}
     assert len(grouped) == len(list(made.parameters()))
-    set_learning_rate(optimiser, 0.5)
-    localisation = [] if made.transformer is None else list(made.transformer.localisation.parameters())
+    set_group_rates(optimiser, group_rates(optimiser, 0.5))
+    transformers = [t for place in made.by_place.values() for t in place.transformers]
+    localisation = [p for transformer in transformers for p in transformer.localisation.parameters()]
     for group in optimiser.param_groups:
         special = [any(p is q for q in localisation) for p in group["params"]]
         assert all(special) or not any(special)
@@ -77,3 +78,16 @@ def test_it_is_configured_as_said() -> None:
         "weight_decay": 0.25,
         "dampening": 0,
     }
+
+
+def test_every_transformer_has_its_own_rate_or_the_runs() -> None:
+    transformers = [{"rate": 0.25}, [{}, {"rate": 0.25, "transform": "tps"}], {"at": "conv2", "rate": 0}]
+    config = ModelConfig.model_validate({"transformers": transformers, "parameters": 120_000})
+    made = build_model(config, SPEC, 0)
+    optimiser = build_optimiser(made, recipe("quick", localisation_rate=0.125))
+    factor = {id(p): group["rate"] for group in optimiser.param_groups for p in group["params"]}
+    assert len(factor) == len(list(made.parameters()))
+    expected = {"input.members.0": 0.25, "input.members.1": 0.125, "input.members.2": 0.25, "conv2.members.0": 0.0}
+    for name, parameter in made.named_parameters():
+        rates = [rate for place, rate in expected.items() if name.startswith(f"places.{place}.localisation.")]
+        assert factor[id(parameter)] == (rates[0] if rates else 1.0), name

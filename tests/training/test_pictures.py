@@ -7,8 +7,10 @@ from stn_cli.datasets.digits import load_digits
 from stn_cli.datasets.loader import BatchLoader, FrozenSet
 from stn_cli.datasets.scene import Single
 from stn_cli.distortions.similarity import Similarity
-from stn_cli.drawing.panels import image_grid, warp_panel
+from stn_cli.drawing.panels import image_grid, warp_panel, warps_panel
+from stn_cli.drawing.sheet import stacked
 from stn_cli.models.build import InputSpec, build_model
+from stn_cli.models.network import Network
 from stn_cli.training.pictures import warp_picture
 from stn_cli.training.runtime import Runtime
 
@@ -62,4 +64,47 @@ def test_the_network_is_left_as_it_was(frozen: FrozenSet, precision: str) -> Non
         network.train(training)
         warp_picture(network, frozen, INDEX, CLASSES, Runtime(CPU, precision, ""))
         assert all(module.training is training for module in network.modules())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+SEVERAL = [[{}, {"transform": "tps"}], {"at": "input"}, {"at": "conv2", "transform": "similarity"}]
+
+
+def several() -> Network:
+    config = ModelConfig.model_validate({"name": "cnn", "transformers": SEVERAL, "parameters": 200_000})
+    network = build_model(config, SPEC, 0)
+    for place in network.by_place.values():
+        for number, transformer in enumerate(place.transformers):
+            generator = torch.Generator().manual_seed(number)
+            torch.nn.init.normal_(transformer.localisation[-1].weight, std=0.02, generator=generator)
+    return network
+
+
+def test_several_transformers_are_drawn_on_what_they_see_place_by_place(frozen: FrozenSet) -> None:
+    network, batch = several(), frozen.take(INDEX)
+    with torch.no_grad():
+        logits, warps = network(batch.images)
+        before = network.classifier[0](network.normalise(warps[2].output))
+    predicted = logits.argmax(dim=1)
+    captions = [f"{CLASSES[t]} → {CLASSES[p]}" for t, p in zip(batch.targets, predicted, strict=True)]
+    wrong = (batch.targets != predicted).tolist()
+    first, second, (one, other) = network.by_place["input"].composed(warps[:3])
+    assert torch.equal(first[0], warps[0].grid)
+    assert not torch.equal(one, other)
+    outputs = [warp.output for warp in warps[:3]]
+    headings = ["input", "sampling grids", "input.0", "input.1", "input.2"]
+    at_input = warps_panel(batch.images, [first, second, [one, other]], outputs, headings, captions, wrong=wrong)
+    mean, seen = (maps.mean(dim=1, keepdim=True) for maps in (warps[3].output, before))
+    bright = seen.amax(dim=(2, 3), keepdim=True)
+    headings = ["before conv2", "sampling grid", "output"]
+    inside = warps_panel(seen / bright, [[warps[3].grid]], [mean / bright], headings, captions, wrong=wrong)
+    found = warp_picture(network, frozen, INDEX, CLASSES, FLOAT32)
+    assert np.array_equal(np.asarray(found), np.asarray(stacked([at_input, inside])))
+
+
+def test_the_picture_of_several_leaves_the_network_as_it_was(frozen: FrozenSet) -> None:
+    network = several()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    warp_picture(network.train(), frozen, INDEX, CLASSES, Runtime(CPU, "bf16", ""))
+    assert all(module.training and not module._forward_pre_hooks for module in network.modules())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

@@ -1,9 +1,11 @@
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from stn_cli.config import RunConfig
 from stn_cli.datasets.digits import load_digits
@@ -123,6 +125,7 @@ OTHERS = {
     "runtime.precision=bf16": True,
     "runtime.convolutions=banded": True,
     "runtime.device=auto": True,
+    "runtime.steps=eager": True,
     "log.every=7": True,
     "log.evaluations=3": True,
     "log.images=1": True,
@@ -135,6 +138,7 @@ OTHERS = {
     "distortion.rotation=[-10, 10]": False,
     "model.name=cnn": False,
     "model.transform=affine": False,
+    "model.transformers=[{at: conv2}]": False,
     "model.parameters=31000": False,
     "model.pool=1": False,
     "train.recipe=paper": False,
@@ -168,3 +172,33 @@ def test_a_continuation_may_differ_in_how_long_and_where_and_in_nothing_else(run
         else:
             with pytest.raises(CheckpointError, match=f"{override.partition('=')[0]} .* → "):
                 open_to_resume(run, [override])
+
+
+# A run of four steps, as it was written when a network had one transformer at most.
+GOLDEN = Path(__file__).parent / "golden" / "schema-1"
+
+
+def test_a_run_of_an_older_schema_has_the_error_it_had() -> None:
+    run = RunFolder(GOLDEN)
+    trained, summary = open_trained(run, "last", []), run.read_summary()
+    assert summary is not None
+    error, loss = errors(trained)
+    assert error == pytest.approx(summary["test_error_percent"], abs=0.5)  # other processors round otherwise
+    assert loss == pytest.approx(summary["test_loss"], rel=1e-3)
+    saved = load_file(step_file(run.checkpoints, 4))
+    assert torch.equal(
+        trained.network.by_place["input"].transformers[0].localisation[-1].weight,
+        saved["network.transformer.localisation.3.weight"],
+    )
+
+
+def test_a_run_of_an_older_schema_goes_on_with_its_momentum(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    config, checkpoint, passed = open_to_resume(run, ["train.iterations=6"])
+    assert passed == []
+    names = {name.removeprefix("network.") for name in checkpoint.tensors if name.startswith("network.")}
+    moving = {name.removeprefix("momentum.") for name in checkpoint.tensors if name.startswith("momentum.")}
+    assert moving == {name for name in names if not name.startswith("normalise.")}
+    list(train(config, resume=(run, checkpoint)))
+    assert read_checkpoint(step_file(run.checkpoints, 6)).state["step"] == 6
