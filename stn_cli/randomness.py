@@ -21,3 +21,12 @@ def named_generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
     PyTorch's CPU generator takes 32 bits of the seed, so of 150,000 steps two or three pairs share a stream.
     """
     return torch.Generator("cpu").manual_seed(derive_seed(seed, purpose, *counters))
+
+
+def device_generator(seed: int, purpose: str, device: torch.device) -> torch.Generator:
+    """Return a generator for one purpose that draws on a CUDA device: what is drawn there can be part of a CUDA graph.
+
+    Its algorithm, Philox, counts: every number follows from the seed and an offset, which `set_offset` puts anywhere.
+    The numbers are other ones than a CPU generator's, and may differ between kinds of GPU.
+    """
+    return torch.Generator(device).manual_seed(derive_seed(seed, purpose))

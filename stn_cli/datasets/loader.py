@@ -10,7 +10,7 @@ from torch import Tensor
 from stn_cli.datasets.scene import Scene, targets_of
 from stn_cli.datasets.source import Split
 from stn_cli.distortions.distortion import BLOCK, Parameters, draw_frozen
-from stn_cli.randomness import named_generator
+from stn_cli.randomness import derive_seed, device_generator, named_generator
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,11 @@ class Batch:
 
     images: Float[Tensor, "n channels ..."]
     targets: Int64[Tensor, "n"]
+
+
+def uploaded(values: Tensor, device: torch.device) -> Tensor:
+    """Return values of the CPU on a device. A CUDA device copies them in its turn, and the host goes on meanwhile."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 class BatchLoader:
@@ -31,13 +36,17 @@ class BatchLoader:
         self.scene = scene
         self.device = device
         self._split = Split(split.images.to(device), split.targets.to(device))
-        self._own = own
+        self._own = None if own is None else own.to(device)
 
     def __len__(self) -> int:
         return len(self._split)
 
+    def under(self, scene: Scene) -> "BatchLoader":
+        """Return a loader that makes other scenes of the same images."""
+        return BatchLoader(self._split, scene, self.device, self._own)
+
     def draw(self, index: Int64[Tensor, "n"], generator: torch.Generator) -> dict[str, Tensor]:
-        """Return parameters for the images at `index`, which lies on the CPU."""
+        """Return parameters for the images at `index`, on the generator's device."""
         own = None if self._own is None else self._own[index]
         return self.scene.draw(len(index), generator, among=len(self), own=own)
 
@@ -63,6 +72,10 @@ class TrainingStream:
 
     Every batch follows from (seed, step) alone, so a resumed run needs no replay. Images that do not fill the last
     batch of an epoch are left out of that epoch. `rows`: those of each batch to make, where others make the rest.
+
+    Distortions are drawn by `generator`: on a CUDA device there, at an offset that follows from the step, else on the
+    CPU, seeded anew for every step. Between `seek` and `make` nothing passes between host and device, and on a CUDA
+    device a `make` leaves the generator where the next step's begins, so that several can be one CUDA graph.
     """
 
     def __init__(self, loader: BatchLoader, batch_size: int, seed: int, rows: slice = slice(None)) -> None:
@@ -72,27 +85,57 @@ class TrainingStream:
         self._rows = rows
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
         self.steps_per_epoch = len(loader) // batch_size
+        self.generator = named_generator(seed, "distortion")
+        self._stride: int | None = None  # between the offsets of two steps
+        if loader.device.type == "cuda":
+            self.generator = device_generator(seed, "distortion", loader.device)
+            loader.draw(torch.zeros(batch_size, dtype=torch.int64, device=loader.device), self.generator)
+            self._stride = self.generator.get_offset()
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step, counted from 0 over the whole run."""
-        epoch, place = divmod(step, self.steps_per_epoch)
+        self.seek(step)
+        return self.make(self.indices(step)[0])
+
+    def indices(self, step: int, count: int = 1) -> Int64[Tensor, "count batch"]:
+        """Return which images the batches of `count` steps from one on are made of, on the device."""
+        parts: list[Tensor] = []
+        while count > 0:
+            epoch, place = divmod(step, self.steps_per_epoch)
+            parts.append(self._order_of(epoch)[place : place + count])
+            step, count = step + len(parts[-1]), count - len(parts[-1])
+        return torch.cat(parts)
+
+    def seek(self, step: int) -> None:
+        """Let the next batch be drawn as that of a step."""
+        if self._stride is None:
+            self.generator.manual_seed(derive_seed(self._seed, "distortion", step))
+        else:
+            self.generator.set_offset(step * self._stride)
+
+    def make(self, index: Int64[Tensor, "batch"]) -> Batch:
+        """Return the batch of a row of `indices`."""
+        drawn = self._loader.draw(index, self.generator)
+        return self._loader.gather(index[self._rows], {name: value[self._rows] for name, value in drawn.items()})
+
+    def _order_of(self, epoch: int) -> Int64[Tensor, "steps batch"]:
         if self._order[0] != epoch:
             generator = named_generator(self._seed, "order", epoch)
-            self._order = (epoch, torch.randperm(len(self._loader), generator=generator))
-        index = self._order[1][place * self._batch_size : (place + 1) * self._batch_size]
-        drawn = self._loader.draw(index, named_generator(self._seed, "distortion", step))
-        return self._loader.gather(index[self._rows], {name: value[self._rows] for name, value in drawn.items()})
+            order = torch.randperm(len(self._loader), generator=generator)
+            rows = order[: self.steps_per_epoch * self._batch_size].view(-1, self._batch_size)
+            self._order = (epoch, uploaded(rows, self._loader.device))
+        return self._order[1]
 
 
 class FrozenSet:
     """A split under one frozen draw of its parameters: the same samples at every evaluation, for one seed.
 
     `purpose`: "test", "validation" or "train", so that different splits get unrelated draws. `count`: how many images
-    from the split's first on; all unless said otherwise.
+    from the split's first on; all unless said otherwise. `loader` and `parameters`: what samples are made with.
     """
 
     def __init__(self, loader: BatchLoader, seed: int, purpose: str, count: int | None = None) -> None:
-        self._loader = loader
+        self.loader = loader
         self._count = len(loader) if count is None else min(count, len(loader))
 
         def draw(start: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -107,15 +150,15 @@ class FrozenSet:
     @property
     def targets(self) -> Int64[Tensor, "n"]:
         """The classes of all samples, on the CPU."""
-        return self._loader.targets(torch.arange(len(self)), self.parameters)
+        return self.loader.targets(torch.arange(len(self)), self.parameters)
 
     def take(self, index: Int64[Tensor, "n"]) -> Batch:
         """Return the samples at `index`."""
-        return self._loader.gather(index, self._at(index))
+        return self.loader.gather(index, self._at(index))
 
     def render(self, index: Int64[Tensor, "n"]) -> UInt8[Tensor, "n channels ..."]:
         """Return the samples at `index` as bytes that are the same on every machine."""
-        return self._loader.render(index, self._at(index))
+        return self.loader.render(index, self._at(index))
 
     def batches(self, batch_size: int, which: slice = slice(None)) -> Iterator[Batch]:
         """Yield the whole split in order, or `which` batches of it; the last batch may be smaller."""

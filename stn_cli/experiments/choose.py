@@ -5,20 +5,38 @@ from stn_cli.datasets.download import Progress
 from stn_cli.experiments.in_turn import InTurn
 from stn_cli.experiments.packed import Packed, usable_cores
 from stn_cli.experiments.runner import Runner
+from stn_cli.experiments.threaded import AT_ONCE, MOST, Threaded
 from stn_cli.training.runtime import choose_runtime
 
 
 def choose_runner(
-    config: RuntimeConfig, workers: int | None = None, *, overwrite: bool = False, download: Progress | None = None
+    config: RuntimeConfig,
+    workers: int | None = None,
+    *,
+    kind: str = "auto",
+    address: str | None = None,
+    overwrite: bool = False,
+    download: Progress | None = None,
 ) -> tuple[Runner, str]:
     """Return a runner for runs that compute as `config` says, and the reason for it.
 
-    `workers`: the most runs at once.
+    `workers`: the most runs at once. `kind`: auto, what suits the device; in-turn, packed, ray. `address`: of a Ray
+    cluster, one on this machine if it is None.
 
     Raises:
-        ResourceError: the device asked for does not exist here.
+        ResourceError: the device asked for does not exist here, or Ray is not installed.
     """
+    if kind == "ray":
+        from stn_cli.experiments.ray_runner import OnRay
+
+        where = f"at {address}" if address else "on this machine"
+        return OnRay(address=address, workers=workers, overwrite=overwrite), f"on the Ray cluster {where}"
     device = choose_runtime(config).device.type
+    if kind == "in-turn":
+        return InTurn(overwrite, download), "one after another, as asked"
+    if device == "cuda":
+        at_once = min(workers or AT_ONCE, MOST)
+        return Threaded(at_once, overwrite, download), f"up to {at_once} at once on the GPU, a stream each"
     if device != "cpu":
         return InTurn(overwrite, download), f"one after another, each with the whole of the {device} device"
     at_once = min(workers or usable_cores(), usable_cores())

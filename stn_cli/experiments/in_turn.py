@@ -3,11 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from stn_cli.config import RunConfig
 from stn_cli.datasets.download import Progress
-from stn_cli.experiments.runner import Failed, RunEvent, Skipped
+from stn_cli.experiments.runner import Failed, Job, RunEvent, Skipped
 from stn_cli.training.events import Interrupted
-from stn_cli.training.loop import train
 
 
 @dataclass(frozen=True)
@@ -17,14 +15,14 @@ class InTurn:
     overwrite: bool = False
     download: Progress | None = None
 
-    def run(self, configs: Sequence[RunConfig]) -> Iterator[RunEvent]:
+    def run(self, jobs: Sequence[Job]) -> Iterator[RunEvent]:
         stopped_by = None
-        for place, config in enumerate(configs):
+        for place, job in enumerate(jobs):
             if stopped_by is not None:
                 yield RunEvent(place, Skipped(stopped_by))
                 continue
             try:
-                for event in train(config, overwrite=self.overwrite, download=self.download):
+                for event in job.start(overwrite=self.overwrite, download=self.download):
                     yield RunEvent(place, event)
                     if isinstance(event, Interrupted):
                         stopped_by = event.signal

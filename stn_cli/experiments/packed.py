@@ -8,17 +8,16 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from stn_cli.config import RunConfig
 from stn_cli.datasets.download import Progress
 from stn_cli.errors import ResourceError, UsageError
-from stn_cli.experiments.runner import Failed, RunEvent, Said, Skipped
+from stn_cli.experiments.runner import Failed, Job, RunEvent, Said, Skipped
 from stn_cli.experiments.worker import GRACE, main
 from stn_cli.training.distributed import VARIABLES
 from stn_cli.training.events import Finished, Interrupted, Started
@@ -47,8 +46,8 @@ class Packed:
     overwrite: bool = False
     download: Progress | None = None
 
-    def run(self, configs: Sequence[RunConfig]) -> Iterator[RunEvent]:
-        waiting = deque(enumerate([_on_one_thread(config) for config in configs]))
+    def run(self, jobs: Sequence[Job]) -> Iterator[RunEvent]:
+        waiting = deque(enumerate([_on_one_thread(job) for job in jobs]))
         at_once = min(self.workers or usable_cores(), usable_cores())
         crew: list[_Worker] = []
         told = False
@@ -106,10 +105,10 @@ class _Worker:
     def busy(self) -> bool:
         return self._place is not None
 
-    def begin(self, place: int, config: RunConfig, overwrite: bool) -> None:
+    def begin(self, place: int, job: Job, overwrite: bool) -> None:
         self._place, self._run = place, None
         with suppress(OSError):  # it has just died; `hear` will find the end of the connection
-            self.connection.send((config, overwrite))
+            self.connection.send((job, overwrite))
 
     def hear(self, stopped_by: int | None, download: Progress | None) -> Iterator[RunEvent]:
         """Yield what is new about its run, if anything is."""
@@ -161,9 +160,10 @@ def _surroundings() -> dict[str, str]:
     return inherited | {"OMP_NUM_THREADS": "1"}
 
 
-def _on_one_thread(config: RunConfig) -> RunConfig:
-    """Return the configuration of a run on one thread; its precision is settled here, so that all have the same."""
+def _on_one_thread(job: Job) -> Job:
+    """Return a job on one thread; its precision is settled here, so that all runs have the same."""
+    config = job.config
     if config.runtime.threads not in (None, 1):
         raise UsageError(f"runs side by side have one thread each, not {config.runtime.threads}", "Leave threads out.")
     settled = {"threads": 1, "precision": choose_runtime(config.runtime).precision}
-    return config.model_copy(update={"runtime": config.runtime.model_copy(update=settled)})
+    return replace(job, config=config.model_copy(update={"runtime": config.runtime.model_copy(update=settled)}))

@@ -1,11 +1,50 @@
 """What trains several runs, and what it tells whoever watches."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from stn_cli.config import RunConfig
+from stn_cli.datasets.download import Progress
+from stn_cli.errors import CheckpointError
 from stn_cli.training.events import Event
+from stn_cli.training.interruption import Interruption
+from stn_cli.training.loop import train
+from stn_cli.training.restore import open_to_resume
+from stn_cli.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be trained. `resume`: go on with the run of that name, which has begun already."""
+
+    config: RunConfig
+    resume: bool = False
+
+    def start(
+        self, *, overwrite: bool = False, download: Progress | None = None, signals: Interruption | None = None
+    ) -> Iterator[Event]:
+        """Return the events of the run as it is trained.
+
+        A run whose checkpoints are all damaged begins anew. `overwrite`: so does any other of that name. `signals`: as
+        `train` takes it.
+
+        Raises:
+            StnError: as `train`.
+        """
+        if not self.resume:
+            return train(self.config, overwrite=overwrite, download=download, signals=signals)
+        run = RunFolder(Path(self.config.runs_dir) / str(self.config.name))
+        try:
+            config, checkpoint, passed = open_to_resume(run, [])
+        except CheckpointError as error:
+            logging.getLogger("stn").warning("%s; %s begins anew", error.what, run.path)
+            return train(self.config, overwrite=True, download=download, signals=signals)
+        for line in passed:
+            logging.getLogger("stn").warning("%s; going on from an older checkpoint", line)
+        return train(config, resume=(run, checkpoint), download=download, signals=signals)
 
 
 @dataclass(frozen=True)
@@ -31,7 +70,7 @@ class Said:
 
 @dataclass(frozen=True)
 class RunEvent:
-    """Something happened to one of the runs, that of the configuration at `place` in the list."""
+    """Something happened to one of the runs, that of the job at `place` in the list."""
 
     place: int
     event: Event | Failed | Skipped | Said
@@ -40,8 +79,8 @@ class RunEvent:
 class Runner(Protocol):
     """Trains runs, somehow: packed on the cores of this machine, in turn, or elsewhere."""
 
-    def run(self, configs: Sequence[RunConfig]) -> Iterator[RunEvent]:
-        """Train a network per configuration, each in a run folder of its own, and yield what happens as it happens.
+    def run(self, jobs: Sequence[Job]) -> Iterator[RunEvent]:
+        """Train a network per job, each in a run folder of its own, and yield what happens as it happens.
 
         Each run ends with exactly one Finished, Interrupted, Failed or Skipped, and the others go on when one fails.
         The first SIGINT or SIGTERM stops all of them, saved. Closing the stream stops them too.

@@ -20,7 +20,7 @@ GRACE = 10.0  # seconds to save and stop in
 def main(descriptor: int) -> None:
     """Train what comes in until nobody is left to tell.
 
-    `descriptor`: a socket. Pairs of a configuration and whether to overwrite come in; events, Failed, and pairs of
+    `descriptor`: a socket. Pairs of a job and whether to overwrite come in; events, Failed, and pairs of
     bytes downloaded and to come go out. When its other end is gone, so is whoever started this process, however it
     died; then the run saves and stops, and the process ends.
     """
@@ -37,17 +37,16 @@ def main(descriptor: int) -> None:
             connection.send(message)
 
     from stn_cli.experiments.runner import Failed
-    from stn_cli.training.loop import train
     from stn_cli.training.runtime import keep_freed_memory
 
     keep_freed_memory()
     while (order := orders.get()) is not None:
-        config, overwrite = pickle.loads(order)
+        job, overwrite = pickle.loads(order)
         try:
-            for event in train(config, overwrite=overwrite, download=lambda done, total: tell((done, total))):
+            for event in job.start(overwrite=overwrite, download=lambda done, total: tell((done, total))):
                 tell(event)
         except Exception as error:  # whatever stops one run is told, and the next one is taken
-            tell(Failed(_portable(error)))
+            tell(Failed(portable(error)))
     os._exit(0)  # taking torch down in order takes seconds, for which others would wait
 
 
@@ -88,7 +87,7 @@ def _rank(core: int) -> tuple[bool, int]:
     return bool(siblings) and int(siblings[0]) != core, core
 
 
-def _portable(error: Exception) -> Exception:
+def portable(error: Exception) -> Exception:
     """Return the error, its traceback as a note, or its text where it cannot be sent to another process."""
     trace = "".join(traceback.format_exception(error))
     try:

@@ -93,3 +93,8 @@ def _divided(point: Float[Tensor, "n 2 *pixels"], depth: Float[Tensor, "n 1 *pix
 def share_outside(grid: Float[Tensor, "n height width 2"]) -> Float[Tensor, "n"]:
     """Return, per grid, the share of its points that lie outside the input image, 0..1."""
     return (~(grid.abs().amax(dim=-1) <= 1)).float().mean(dim=(1, 2))  # NaN lies outside too
+
+
+def square_beyond(grid: Float[Tensor, "n height width 2"]) -> Float[Tensor, "n"]:
+    """Return, per grid, the mean square of how far its points lie beyond the input image's edges, in half sides."""
+    return (grid.abs() - 1).clamp(min=0).square().sum(dim=-1).mean(dim=(1, 2))

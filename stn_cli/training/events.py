@@ -38,6 +38,15 @@ class Validated:
 
 
 @dataclass(frozen=True)
+class Collapsed:
+    """Transformers have run away from their images: a line for each. `back_to`: the step whose weights are back."""
+
+    step: int
+    faults: tuple[str, ...]
+    back_to: int | None = None
+
+
+@dataclass(frozen=True)
 class Finished:
     """The end; `summary` is what summary.json holds."""
 
@@ -60,4 +69,4 @@ class Followed:
     signal: int
 
 
-Event = Started | Trained | Validated | Finished | Interrupted | Followed
+Event = Started | Trained | Validated | Collapsed | Finished | Interrupted | Followed

@@ -3,14 +3,16 @@
 import ctypes
 import sys
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from stn_cli.config import RuntimeConfig
-from stn_cli.errors import ResourceError
+from stn_cli.errors import ResourceError, UsageError
 from stn_cli.models.convolution import choose_convolutions
 from stn_cli.models.network import Network
+
+GRAPHS = "; steps as CUDA graphs"
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Runtime:
     precision: str
     reason: str
     convolutions: str = "library"  # as `choose_convolutions` takes it
+    captured: bool = False  # whether training steps are replayed as CUDA graphs
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -32,6 +35,11 @@ class Runtime:
         choose_convolutions(network, self.convolutions)
         return network.to(self.device).to(memory_format=self.memory_format)
 
+    def stepwise(self, why: str) -> "Runtime":
+        """Return this with training steps made one by one, and why; as it is where they are so anyway."""
+        reason = f"{self.reason.removesuffix(GRAPHS)}; steps one by one {why}"
+        return replace(self, captured=False, reason=reason) if self.captured else self
+
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which networks run."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
@@ -42,6 +50,7 @@ def choose_runtime(config: RuntimeConfig) -> Runtime:
 
     Raises:
         ResourceError: the device asked for does not exist here.
+        UsageError: steps are to be CUDA graphs on another device.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -49,11 +58,19 @@ def choose_runtime(config: RuntimeConfig) -> Runtime:
     if config.precision == "float32":
         torch.backends.cudnn.allow_tf32 = False  # cuDNN's default would round the inputs of convolutions to 10 bits
     ways = "library" if config.convolutions == "auto" else config.convolutions
-    if config.precision != "auto":
-        return Runtime(device, config.precision, f"{why_device}; {config.precision} as asked", ways)
+    if config.steps == "captured" and device.type != "cuda":
+        raise UsageError(f"steps can be captured on a CUDA device, not on {device.type}", "Set runtime.steps=auto.")
+    captured = device.type == "cuda" and config.steps != "eager"
+    precision, why = _choose_precision(config.precision, device)
+    return Runtime(device, precision, f"{why_device}; {why}{GRAPHS if captured else ''}", ways, captured)
+
+
+def _choose_precision(name: str, device: torch.device) -> tuple[str, str]:
+    if name != "auto":
+        return name, f"{name} as asked"
     if has_fast_bf16(device):
-        return Runtime(device, "bf16", f"{why_device}; bf16 because {_processor(device)} multiplies it natively", ways)
-    return Runtime(device, "float32", f"{why_device}; float32 because {_processor(device)} has no fast bf16", ways)
+        return "bf16", f"bf16 because {_processor(device)} multiplies it natively"
+    return "float32", f"float32 because {_processor(device)} has no fast bf16"
 
 
 def keep_freed_memory() -> bool:

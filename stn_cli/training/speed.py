@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from stn_cli.models.budget import count_parameters, layer_widths
 from stn_cli.models.build import InputSpec, build_model
 from stn_cli.models.network import Network
 from stn_cli.training.data import input_spec
+from stn_cli.training.engine import Engine, choose_engine
 from stn_cli.training.optimiser import build_optimiser
 from stn_cli.training.peak_memory import PeakMemory
 from stn_cli.training.runtime import Runtime, choose_runtime
@@ -91,8 +92,8 @@ def measure_speed(config: RunConfig, source: Source, seconds: float) -> Speed:
     total = total_steps(config, stream.steps_per_epoch)
     step = TrainStep(network, build_optimiser(network, config.train), config.train, total, runtime)
     memory = PeakMemory(runtime.device)
-    # The schedule ends after `total` steps; a fast machine may do more in the time.
-    times = time_steps(lambda i: step(stream.batch(i), i % total), runtime.device, seconds)
+    # A fast machine goes beyond the end of the schedule in the time; the cosine swings back then.
+    times = time_steps(choose_engine(step, stream, runtime), runtime.device, seconds)
     peak = memory.bytes()
     batch_size = config.train.batch_size
     return Speed(
@@ -123,20 +124,17 @@ def repeated_stream(config: RunConfig, source: Source, device: torch.device) -> 
     return TrainingStream(loader, batch_size, config.seed), input_spec(source, scene)
 
 
-def time_steps(step: Callable[[int], None], device: torch.device, seconds: float) -> list[float]:
-    """Return the seconds per step of several blocks, which take about `seconds` together, after a warm-up.
-
-    `step`: does the step of a number, counted from 0.
-    """
+def time_steps(engine: Engine, device: torch.device, seconds: float) -> list[float]:
+    """Return the seconds per step of several blocks, which take about `seconds` together, after a warm-up."""
     done, at_once = 0, 1  # steps between two looks at the clock
 
     def block(length: float) -> float:
         nonlocal done
         before, began, elapsed = done, time.perf_counter(), 0.0
         while elapsed < length or done == before:
-            for _ in range(at_once):
-                step(done)
-                done += 1
+            until = done + at_once
+            while done < until:
+                done += engine.advance(done, until - done)
             synchronise(device)
             elapsed = time.perf_counter() - began
         return elapsed / (done - before)

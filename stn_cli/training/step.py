@@ -1,16 +1,21 @@
 """One training step: forward, loss, backward, update; the counts stay on the device."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from stn_cli.config import TrainConfig
-from stn_cli.datasets.loader import Batch
+from stn_cli.datasets.loader import Batch, uploaded
+from stn_cli.geometry.grids import square_beyond
 from stn_cli.models.network import Network
+from stn_cli.training.checkpoint import optimiser_tensors
 from stn_cli.training.distributed import ALONE, Ranks
-from stn_cli.training.optimiser import learning_rate, set_learning_rate
+from stn_cli.training.optimiser import group_rates, learning_rate, set_group_rates
 from stn_cli.training.runtime import Runtime
 
 
@@ -55,11 +60,29 @@ class TrainStep:
 
     def __call__(self, batch: Batch, step: int) -> None:
         """Train on one batch as step `step`, counted from 0."""
-        set_learning_rate(self._optimiser, learning_rate(self._config, step, self._total))
+        self.update(batch, self.rates(step)[0])
+
+    def rates(self, step: int, count: int = 1) -> Float[Tensor, "count groups"]:
+        """Return the learning rates of `count` steps from one on, one for each group of the optimiser.
+
+        On a CUDA device in float32 there, as its fused update wants them; else in float64 on the CPU.
+        """
+        steps = range(step, step + count)
+        groups = [group_rates(self._optimiser, learning_rate(self._config, i, self._total)) for i in steps]
+        if self._runtime.device.type == "cuda":
+            return uploaded(torch.tensor(groups), self._runtime.device)
+        return torch.tensor(groups, dtype=torch.float64)
+
+    def update(self, batch: Batch, rates: Float[Tensor, "groups"]) -> None:
+        """Train on one batch with a row of `rates`. Nothing passes between host and CUDA device here."""
+        set_group_rates(self._optimiser, rates)
         images = batch.images.contiguous(memory_format=self._runtime.memory_format)
         with self._runtime.autocast():
             output = self._network(images)
             loss = self._share * cross_entropy(output.logits, batch.targets)
+            if self._config.bounds_penalty:
+                beyond = torch.stack([square_beyond(warp.grid).mean() for warp in output.warps]).sum()
+                loss = loss + self._share * self._config.bounds_penalty * beyond
         self._optimiser.zero_grad()
         loss.backward()
         gradients = [p.grad for p in self._parameters if p.grad is not None]
@@ -76,6 +99,16 @@ class TrainStep:
         elif not skip.item():  # the kernel for MPS knows no found_inf
             self._optimiser.step()
         self.counts += torch.stack([torch.ones_like(norm), loss, wrong, norm, skip])
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Take back whatever steps are made inside: weights, momentum and counts are as before."""
+        momentum = optimiser_tensors(self._network, self._optimiser)
+        changing = [*self._network.state_dict().values(), *momentum.values(), self.counts]
+        before = [tensor.clone() for tensor in changing]
+        yield
+        for tensor, value in zip(changing, before, strict=True):
+            tensor.copy_(value)
 
     @property
     def skipped(self) -> Tensor:

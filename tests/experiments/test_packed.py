@@ -20,8 +20,8 @@ from stn_cli.errors import DataError, ResourceError, UsageError
 from stn_cli.experiments.choose import choose_runner
 from stn_cli.experiments.in_turn import InTurn
 from stn_cli.experiments.packed import Packed, usable_cores
-from stn_cli.experiments.runner import Failed, RunEvent, Said, Skipped
-from stn_cli.experiments.worker import GRACE, _portable
+from stn_cli.experiments.runner import Failed, Job, RunEvent, Said, Skipped
+from stn_cli.experiments.worker import GRACE, portable
 from stn_cli.training.checkpoint import read_checkpoint, read_newest
 from stn_cli.training.events import Finished, Interrupted, Started, Trained
 from stn_cli.training.loop import train
@@ -109,7 +109,7 @@ class Seen:
         self.processes: dict[int, int] = {}
         self.pinned: dict[int, set[int]] = {}
         self.surroundings: dict[int, bytes] = {}
-        for event in Packed(2).run(self.configs):
+        for event in Packed(2).run([Job(config) for config in self.configs]):
             self.events.append(event)
             if isinstance(event.event, Started):
                 process = process_of(event.event.run)
@@ -183,7 +183,7 @@ def test_no_process_is_left(seen: Seen):
 
 def test_runs_in_turn_tell_the_same_and_end_the_same(seen: Seen, tmp_path: Path):
     configs = [config.model_copy(update={"runs_dir": str(tmp_path)}) for config in seen.configs]
-    events = list(InTurn().run(configs))
+    events = list(InTurn().run([Job(config) for config in configs]))
     assert [event.place for event in events] == sorted(event.place for event in events)
     for place, config in enumerate(configs):
         kinds = [[type(event.event) for event in told if event.place == place] for told in (events, seen.events)]
@@ -202,7 +202,7 @@ class Stopped:
         self.configs = [small(folder, *settings, f"name={i}") for i in range(2)] + [small(folder, *LONG, "name=2")]
         self.events: list[RunEvent] = []
         self.processes: list[int] = []
-        stream = Packed(1).run(self.configs)
+        stream = Packed(1).run([Job(config) for config in self.configs])
         for event in stream:
             self.events.append(event)
             if isinstance(event.event, Started):
@@ -257,7 +257,7 @@ def test_a_signal_saves_what_has_begun_and_skips_the_rest(runner: Any, number: s
     configs = [small(tmp_path, *LONG, f"name={i}") for i in range(3)]
     begun: set[int] = set()
     ends: dict[int, Any] = {}
-    for event in runner.run(configs):
+    for event in runner.run([Job(config) for config in configs]):
         if isinstance(event.event, Trained) and event.place not in begun:
             begun.add(event.place)
             if len(begun) == (2 if isinstance(runner, Packed) else 1):
@@ -281,9 +281,10 @@ PARENT = """
 import sys
 from stn_cli.config_files import load_config
 from stn_cli.experiments.packed import Packed
+from stn_cli.experiments.runner import Job
 from stn_cli.training.events import Trained
 
-for event in Packed(1).run([load_config(None, sys.argv[1:])]):
+for event in Packed(1).run([Job(load_config(None, sys.argv[1:]))]):
     if isinstance(event.event, Trained):
         print("training", flush=True)
 """
@@ -306,7 +307,7 @@ def test_no_process_outlives_its_killed_parent_and_its_run_is_saved(tmp_path: Pa
 def test_more_threads_than_one_are_refused_before_anything_begins(tmp_path: Path):
     configs = [small(tmp_path), small(tmp_path, "runtime.threads=2")]
     with pytest.raises(UsageError, match="one thread each, not 2"):
-        next(Packed().run(configs))
+        next(Packed().run([Job(config) for config in configs]))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -318,10 +319,11 @@ def test_a_processor_gets_packed_runs_as_many_as_it_has_cores(workers: int | Non
 
 
 def test_a_device_that_runs_would_share_gets_them_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    runner, why = choose_runner(small(tmp_path, "runtime.device=cuda").runtime)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda *_: True)
+    runner, why = choose_runner(small(tmp_path, "runtime.device=mps").runtime)
     assert runner == InTurn()
-    assert "cuda" in why
+    assert "mps" in why
 
 
 class UnportableError(Exception):
@@ -331,10 +333,10 @@ class UnportableError(Exception):
 
 @pytest.mark.parametrize("make", [lambda: DataError("what", "fix"), lambda: OSError(28, "full", "/x")])
 def test_an_error_comes_through_as_it_is(make: Callable[[], Exception]):
-    sent = _portable(make())
+    sent = portable(make())
     assert (type(sent), str(sent), sent.args) == (type(make()), str(make()), make().args)
 
 
 def test_an_error_that_cannot_be_sent_is_told_in_words():
-    sent = _portable(UnportableError(3, "words"))
+    sent = portable(UnportableError(3, "words"))
     assert (type(sent), str(sent)) == (RuntimeError, "UnportableError: 3 words")

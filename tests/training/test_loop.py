@@ -10,7 +10,7 @@ import torch
 
 from stn_cli.errors import ResourceError, UsageError
 from stn_cli.models.build import build_model
-from stn_cli.training import loop
+from stn_cli.training import course, loop
 from stn_cli.training.checkpoint import optimiser_tensors, read_checkpoint, read_newest
 from stn_cli.training.data import prepare_data
 from stn_cli.training.events import Finished, Started, Trained, Validated
@@ -40,7 +40,8 @@ def test_a_run_is_a_folder_and_a_stream_of_events(runs) -> None:
     assert summary["parameters"] == started.parameters == pytest.approx(30_000, rel=0.02)
     records = read_metrics(run.metrics)
     assert [(record["step"], record["split"]) for record in records] == [
-        *((3, "train"), (3, "validation"), (6, "train"), (6, "validation")),
+        *((3, "train"), (3, "validation"), (3, "warp input")),
+        *((6, "train"), (6, "validation"), (6, "warp input")),
     ]
     best = min(record["error_percent"] for record in records if record["split"] == "validation")
     assert summary["best_validation_error_percent"] == best == read_checkpoint(run.best).state["best_error"]
@@ -130,10 +131,15 @@ def test_the_clock_runs_in_steps_and_stands_still_in_evaluations(runs, monkeypat
 
         return slow
 
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(course.time, "perf_counter", lambda: now)
     monkeypatch.setattr(TrainStep, "__call__", taking(1.0, TrainStep.__call__))
-    for name in ("evaluate", "write_step", "write_checkpoint", "write_environment"):
-        monkeypatch.setattr(loop, name, taking(1000.0, getattr(loop, name)))
+    for room, name in (
+        (course, "evaluate"),
+        (course, "write_step"),
+        (course, "write_checkpoint"),
+        (loop, "write_json"),
+    ):
+        monkeypatch.setattr(room, name, taking(1000.0, getattr(room, name)))
     *events, last = runs.train()
     assert isinstance(last, Finished)
     assert last.summary["train_seconds"] == 6

@@ -13,7 +13,7 @@ import pytest
 
 from stn_cli.datasets.loader import Batch, TrainingStream
 from stn_cli.errors import NumericsError, ResourceError
-from stn_cli.training import loop
+from stn_cli.training import course
 from stn_cli.training.checkpoint import read_checkpoint
 from stn_cli.training.events import Event, Finished, Started
 from stn_cli.training.run_folder import RunFolder
@@ -47,7 +47,7 @@ def test_nan_ends_the_run_and_every_checkpoint_is_from_before_it(
     every: int,
     save_every: float,
 ) -> None:
-    monkeypatch.setattr(loop, "SAVE_EVERY", save_every)
+    monkeypatch.setattr(course, "SAVE_EVERY", save_every)
     settings = ["model.name=st-cnn", f"log.every={every}"]
     poison(step)
     stream = runs.train(*settings)

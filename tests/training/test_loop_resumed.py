@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stn_cli.errors import CheckpointError
-from stn_cli.training import loop
+from stn_cli.training import course
 from stn_cli.training.checkpoint import read_newest
 from stn_cli.training.events import Event, Finished, Interrupted, Started, Trained, Validated
 from stn_cli.training.logger import read_metrics
@@ -21,6 +21,16 @@ COMBINATIONS = {
     "st-cnn affine R": ["model.name=st-cnn", "distortion.kind=R", "train.recipe=paper", "data.validation=0"],
     "st-cnn projective RTS": ["model.name=st-cnn", "model.transform=projective", "distortion.kind=RTS"],
     "st-cnn similarity R bf16": ["model.name=st-cnn", "model.transform=similarity", "runtime.precision=bf16"],
+    "fcn with several, addition": [
+        "model.parameters=150000",
+        "distortion.kind=addition",
+        "model.transformers=[[{localisation: {widths: [8]}}, {transform: tps, localisation: {widths: [4]}}], "
+        "{rate: 0.5, out_size: [20, 20], feed_theta: true, localisation: {widths: [4]}}]",
+    ],
+    "cnn with one inside": [
+        "model.name=cnn",
+        "model.transformers=[{at: conv2, out_size: [9, 8], antialias: true, localisation: {widths: [8]}}]",
+    ],
 }
 every_combination = pytest.mark.parametrize("settings", COMBINATIONS.values(), ids=COMBINATIONS)
 
@@ -59,7 +69,7 @@ def test_abandoned_anywhere_and_resumed_equals_uninterrupted(
     runs, monkeypatch: pytest.MonkeyPatch, save_every: float
 ) -> None:
     """What a killed process leaves: the last checkpoint, and metrics beyond it."""
-    monkeypatch.setattr(loop, "SAVE_EVERY", save_every)
+    monkeypatch.setattr(course, "SAVE_EVERY", save_every)
     events = list(runs.train("log.every=1"))
     whole = runs.result(runs.finished("log.every=1"))
     for more in range(0, len(events) - 1, 2):

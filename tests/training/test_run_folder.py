@@ -71,6 +71,8 @@ def test_overwrite_removes_the_old_run_and_only_a_run(small: Small) -> None:
     assert [path.name for path in run.path.iterdir()] == ["config.yaml"]
     assert run.read_config().seed == 2
     assert create_run(small("name=new"), overwrite=True)[0].path.is_dir()
+    run.path.with_name("empty").mkdir()  # of a run that was killed before it had written anything
+    assert create_run(small("name=empty"), overwrite=True)[0].path.name == "empty"
 
     run.config.unlink()
     (run.path / "thesis.tex").write_text("precious")
