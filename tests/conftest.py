@@ -6,7 +6,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -158,3 +159,97 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
         yield served
         server.shutdown()
         thread.join()
+
+
+@dataclass
+class Node:
+    """An element of an HTML document, with what stands in it in order: elements and texts."""
+
+    name: str
+    attributes: dict[str, str | None]
+    content: "list[Node | str]" = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """All text inside."""
+        return "".join(part if isinstance(part, str) else part.text for part in self.content)
+
+    def all(self, name: str, **attributes: str) -> "list[Node]":
+        """Return the elements inside that have a name and attributes; `class_` is one of the classes."""
+        found: list[Node] = []
+        for part in self.content:
+            if isinstance(part, Node):
+                found += [part] if part.name == name and part._has(attributes) else []
+                found += part.all(name, **attributes)
+        return found
+
+    def _has(self, wanted: dict[str, str]) -> bool:
+        classes = (self.attributes.get("class") or "").split()
+        return all(
+            value in classes if key == "class_" else self.attributes.get(key) == value for key, value in wanted.items()
+        )
+
+
+class _Tree(HTMLParser):
+    """Reads a document whose elements are all closed, in the order in which they were opened."""
+
+    EMPTY = frozenset({"meta", "link", "img"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.root = Node("document", {})
+        self._open = [self.root]
+        self.feed(text)
+        self.close()
+        assert self._open == [self.root], f"{self._open[-1].name} is not closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len(dict(attrs)) == len(attrs)
+        node = Node(tag, dict(attrs))
+        self._open[-1].content.append(node)
+        if tag not in self.EMPTY:
+            self._open.append(node)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop().name == tag
+
+    def handle_data(self, data: str) -> None:
+        self._open[-1].content.append(data)
+
+
+def _read_page(text: str) -> Node:
+    text.encode()
+    assert text.startswith("<!DOCTYPE html>\n<html ")
+    page = _Tree(text.removeprefix("<!DOCTYPE html>")).root
+    (html,), (head,), (heading,) = (page.all(name) for name in ("html", "head", "h1"))
+    (title,) = head.all("title")
+    assert html.attributes == {"lang": "en"}
+    assert title.text == heading.text != ""
+    assert page.all("meta", charset="utf-8")
+    assert not any(page.all(name) for name in ("script", "iframe", "object", "form", "base"))
+    nodes = [
+        node for name in ("a", "img", "link", "path", "svg", "div", "section", "td", "p") for node in page.all(name)
+    ]
+    for node in nodes:
+        assert not any(key.startswith("on") for key in node.attributes)
+        for key in ("src", "href"):
+            assert (node.attributes.get(key) or "#").startswith(("#", "data:"))
+        assert not node.attributes.keys() & {"srcset", "style", "background"}
+    (style,) = page.all("style")
+    assert "url(" not in style.text
+    assert "@import" not in style.text
+    named = [node.attributes["id"] for node in nodes if "id" in node.attributes]
+    assert len(named) == len(set(named))
+    assert {(a.attributes["href"] or "").removeprefix("#") for a in page.all("a")} <= set(named)
+    assert all(image.attributes.get("alt") for image in page.all("img"))
+    assert all(drawing.attributes.get("aria-label") for drawing in page.all("svg"))
+    assert all(heading.attributes.get("scope") in ("row", "col") for heading in page.all("th"))
+    assert all(table.all("caption") and table.all("th", scope="col") for table in page.all("table"))
+    assert all(region.attributes.get("aria-label") for region in page.all("div", tabindex="0"))
+    return page
+
+
+@pytest.fixture(scope="session")
+def read_page() -> Callable[[str], Node]:
+    """Read a page, after making sure that it needs nothing from elsewhere, that all has words, and that links lead."""
+    return _read_page

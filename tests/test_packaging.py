@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from stn_cli.config_files import shipped_configs
+from stn_cli.experiments.grid import shipped_grids
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -31,6 +32,7 @@ def test_the_wheel_holds_the_package_its_configs_and_digits_and_nothing_else(whe
     ours = {file for file in package.rglob("*") if file.is_file() and "__pycache__" not in file.parts}
     expected = {file.relative_to(REPOSITORY).as_posix() for file in ours}
     expected |= {f"stn_cli/configs/{name}.yaml" for name in shipped_configs()}
+    expected |= {f"stn_cli/configs/tables/{name}.yaml" for name in shipped_grids()}
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert {"stn_cli/configs/digits/r.yaml", "stn_cli/datasets/embedded/digits-images-idx3-ubyte.gz"} <= expected
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)

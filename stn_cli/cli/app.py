@@ -11,6 +11,8 @@ from stn_cli.cli.demo import demo
 from stn_cli.cli.distort_dataset import distort_dataset
 from stn_cli.cli.eval import evaluate_run
 from stn_cli.cli.listing import list_names
+from stn_cli.cli.report import report_runs
+from stn_cli.cli.table import make_table
 from stn_cli.cli.train import train_run
 from stn_cli.cli.visualize import visualize_run
 
@@ -45,7 +47,9 @@ def options(
 app.command("train")(train_run)
 app.command("eval")(evaluate_run)
 app.command("visualize")(visualize_run)
+app.command("report")(report_runs)
 app.command("distort-dataset")(distort_dataset)
+app.command("table")(make_table)
 app.command("list")(list_names)
 app.command("demo")(demo)
 app.command("bench")(bench)

@@ -45,7 +45,10 @@ def train_run(
         str | None, typer.Option(help="Several runs, side by side: 0,1,2 or 0-4.", metavar="SEEDS")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="The most of them at once.  [default: one per CPU core]", metavar="NUMBER")
+        int | None,
+        typer.Option(
+            min=1, help="The most of them at once.  [default: one per CPU core, or 8 on a GPU]", metavar="NUMBER"
+        ),
     ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Write a trace of ten steps, for Perfetto, to the run's folder.")
@@ -64,6 +67,7 @@ def train_run(
       stn train mnist/rts --model cnn --seed 1
       stn train mnist/r --seeds 0-4
       stn train mnist/e train.batch_size=64 distortion.canvas=42
+      stn train 'model.transformers=[{at: input, transform: tps}, {at: conv2}]'
       stn train --resume runs/digits-r-st-cnn-affine-seed0
       stn train mnist/r --epochs 1 --profile
       torchrun --nproc-per-node 2 -m stn_cli train mnist/r
@@ -117,8 +121,8 @@ def train_run(
 
     def start(download: "Download") -> "Iterable[Event]":
         if config is not None:
-            return train(config, overwrite=overwrite, download=download)
-        return _resume(str(resume), runs_dir or "runs", said + (arguments or []), download)
+            return train(config, overwrite=overwrite, download=download, stepwise=profile)
+        return _resume(str(resume), runs_dir or "runs", said + (arguments or []), download, stepwise=profile)
 
     summary = watch((lambda download: traced(start(download))) if profile else start)
     if json:
@@ -137,7 +141,7 @@ def watch(start: "Callable[[Download], Iterable[Event | Traced]]") -> dict[str, 
     """
     from stn_cli.cli.console import progress_bar, show_downloads
     from stn_cli.cli.faults import write_crash_log
-    from stn_cli.training.events import Finished, Followed, Interrupted, Started, Trained, Validated
+    from stn_cli.training.events import Collapsed, Finished, Followed, Interrupted, Started, Trained, Validated
     from stn_cli.training.trace import Traced
 
     run, task, said = None, None, time.monotonic()
@@ -158,8 +162,8 @@ def watch(start: "Callable[[Download], Iterable[Event | Traced]]") -> dict[str, 
                             said = time.monotonic()
                     case Validated():
                         err.print(f"step {event.step:>7,}  validation error {event.error_percent:.2f} %")
-                    case Traced():
-                        err.print(f"trace       {event.path}  (to be opened at https://ui.perfetto.dev)")
+                    case Collapsed() | Traced():
+                        _tell(event, err)
                     case Interrupted():
                         err.print(
                             f"saved at step {event.step:,}. Go on with: stn train --resume {quote(str(event.run))}"
@@ -179,6 +183,19 @@ def watch(start: "Callable[[Download], Iterable[Event | Traced]]") -> dict[str, 
     raise AssertionError("a run ends with Finished or Interrupted")
 
 
+def _tell(event: Any, console: Any) -> None:
+    """Say where a trace lies, or which transformers have run away from their images and what was or can be done."""
+    if not hasattr(event, "faults"):
+        console.print(f"trace       {event.path}  (to be opened at https://ui.perfetto.dev)")
+        return
+    for fault in event.faults:
+        console.print(f"warning: step {event.step:,}: {fault}")
+    if event.back_to is not None:
+        console.print(f"back to the weights of step {event.back_to:,}, localisation at a tenth of its rate")
+    else:
+        console.print("lower train.localisation_rate, or set train.bounds_penalty=1 or train.roll_back=true")
+
+
 def split_arguments(arguments: list[str], said: list[str]) -> tuple[str | None, list[str]]:
     """Return the config's name and all overrides; without a config, the digits train by their shipped one."""
     from stn_cli.errors import UsageError
@@ -193,7 +210,9 @@ def split_arguments(arguments: list[str], said: list[str]) -> tuple[str | None, 
     return (None if other_data else DEFAULT), overrides
 
 
-def _resume(name: str, runs_dir: str, overrides: list[str], download: "Download") -> "Iterable[Event]":
+def _resume(
+    name: str, runs_dir: str, overrides: list[str], download: "Download", *, stepwise: bool
+) -> "Iterable[Event]":
     from stn_cli.cli.console import stderr_console
     from stn_cli.training.loop import train
     from stn_cli.training.restore import open_to_resume
@@ -203,7 +222,7 @@ def _resume(name: str, runs_dir: str, overrides: list[str], download: "Download"
     config, checkpoint, passed = open_to_resume(run, overrides)
     for line in passed:
         stderr_console().print(f"warning: {line}; going on from an older checkpoint")
-    return train(config, resume=(run, checkpoint), download=download)
+    return train(config, resume=(run, checkpoint), download=download, stepwise=stepwise)
 
 
 def _announce(event: Any, console: Any) -> None:

@@ -93,7 +93,7 @@ def test_a_run_that_fails_leaves_the_others_their_result_and_gives_its_exit_code
     """On a terminal, where the bars leave nothing on stdout."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "200")
-    Path("runs/a-seed1").mkdir(parents=True)
+    Path("runs/a-seed1/thesis").mkdir(parents=True)
     answer = stn("train", *tiny, *FEW, "--seeds", "0-2", "--name", "a", "--overwrite", terminal=True)
     assert answer.code == 2
     plain = re.sub(r"\x1b\[[?\d;]*[A-Za-z]|\r", "", answer.err)  # with what was drawn over

@@ -20,12 +20,18 @@ from stn_cli.training.run_folder import RunFolder
 from stn_cli.visualize import board
 from stn_cli.visualize.board import draw_warps, write_warps
 
+MODELS = {
+    "st-cnn": ["model.name=st-cnn"],
+    "cnn": ["model.name=cnn"],
+    "several": ["model.name=fcn", "model.parameters=60000", "model.transformers=[{}, {transform: tps}]"],
+}
 
-@pytest.fixture(scope="module", params=["st-cnn", "cnn"])
+
+@pytest.fixture(scope="module", params=MODELS)
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     settings = ["train.iterations=2", "train.batch_size=8", "model.parameters=20000", "log.evaluations=1"]
     runs = tmp_path_factory.mktemp("runs")
-    said = [f"model.name={request.param}", f"runs_dir={runs}", "runtime.precision=float32", "log.images=0", *settings]
+    said = [f"runs_dir={runs}", "runtime.precision=float32", "log.images=0", *settings, *MODELS[request.param]]
     finished = list(train(load_config(None, said)))[-1]
     assert isinstance(finished, Finished)
     return open_trained(RunFolder(Path(finished.summary["run"])), "last", [])
