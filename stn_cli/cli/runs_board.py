@@ -75,6 +75,8 @@ class RunsBoard:
             self._bar.console.print(f"runtime     {event.runtime.reason}")
         self._runs[place], self._said[place] = event.run, time.monotonic()
         label = self._labels[place]
+        if place in self._tasks:  # it begins again, elsewhere
+            self._bar.remove_task(self._tasks.pop(place))
         self._tasks[place] = self._bar.add_task(label, total=event.total, completed=event.step, state="")
         self._say(place, str(event.run))
 
