@@ -134,7 +134,7 @@ class Trainer:
 
     def _events(self, config: RunConfig, patience: float = 0.0) -> Iterator[Event]:
         run = RunFolder(Path(config.runs_dir) / str(config.name))
-        _wait_for_lock(run, patience)
+        wait_for_lock(run, patience)
         job = Job(config, resume=newest_step(run.checkpoints) is not None)
         return job.start(
             overwrite=True,  # of a folder that was made for this very run
@@ -215,7 +215,7 @@ class _Copy:
         yield from (Sent(name, None) for name in before.keys() - self._sent.keys())
 
 
-def _wait_for_lock(run: RunFolder, patience: float) -> None:
+def wait_for_lock(run: RunFolder, patience: float) -> None:
     """Wait until a run is free, if it is not; whether it is shows when training locks it."""
     until = time.monotonic() + patience
     while run.path.is_dir() and time.monotonic() < until:
@@ -223,4 +223,4 @@ def _wait_for_lock(run: RunFolder, patience: float) -> None:
             with run.lock():
                 return
         except ResourceError:
-            time.sleep(1.0)
+            time.sleep(0.1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stn_cli.config import TrainConfig
+from stn_cli.config import RECIPES, TrainConfig
 from stn_cli.experiments.grid import Grid
 from stn_cli.experiments.standing import Standing
 
@@ -53,7 +53,10 @@ class CellResult:
 
 @dataclass(frozen=True)
 class Table:
-    """A grid with what is known of its cells. `seeds`: how many runs each cell is to have."""
+    """A grid with what is known of its cells.
+
+    `seeds`: how many runs each cell is to have. `is_published_recipe`: whether they are trained as the paper says.
+    """
 
     grid: Grid
     recipe: str
@@ -62,11 +65,7 @@ class Table:
     cells: dict[tuple[str, str], CellResult]
     finished: int
     runs: int
-
-    @property
-    def is_published_recipe(self) -> bool:
-        """Whether the runs were trained as the paper says."""
-        return self.recipe == "paper"
+    is_published_recipe: bool
 
     @property
     def note(self) -> str:
@@ -97,6 +96,7 @@ def make_table(grid: Grid, standings: Sequence[Standing]) -> Table:
         cells=cells,
         finished=sum(one.summary is not None for one in standings),
         runs=len(standings),
+        is_published_recipe=all(getattr(first, key) == value for key, value in RECIPES["paper"].items()),
     )
 
 

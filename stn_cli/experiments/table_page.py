@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from stn_cli.datasets.loader import first_of_each_class
 from stn_cli.errors import StnError
-from stn_cli.experiments.table import CellResult, Table
+from stn_cli.experiments.table import COLLAPSED, CellResult, Table
 from stn_cli.training.logger import read_metrics
 from stn_cli.training.restore import open_trained
 from stn_cli.training.run_folder import RunFolder
@@ -126,7 +126,8 @@ def _or_why_not(part: Callable[[], Markup]) -> Markup:
 
 
 def _mean(cell: CellResult) -> str:
-    return f"{cell.mean:.2f}" if cell.sd is None else f"{cell.mean:.2f} ± {cell.sd:.2f}"
+    mean = f"{cell.mean:.2f}{COLLAPSED if cell.collapsed else ''}"
+    return mean if cell.sd is None else f"{mean} ± {cell.sd:.2f}"
 
 
 def _compared(difference: float) -> str:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -26,10 +27,9 @@ from stn_cli import __version__
 from stn_cli.config import RunConfig
 from stn_cli.config_files import load_config
 from stn_cli.errors import DataError, ResourceError, StnError, UsageError
-from stn_cli.experiments import ray_runner
+from stn_cli.experiments import ray_runner, ray_worker
 from stn_cli.experiments.ray_cluster import joined
 from stn_cli.experiments.ray_runner import OnRay
-from stn_cli.experiments.ray_worker import Sent
 from stn_cli.experiments.runner import Failed, Job, RunEvent, Said, Skipped
 from stn_cli.training.checkpoint import read_checkpoint, read_newest
 from stn_cli.training.events import Finished, Interrupted, Started, Trained
@@ -176,7 +176,7 @@ def cluster() -> Iterator[Cluster]:
 @needs_ray
 def test_runs_on_a_cluster_of_their_own_equal_the_same_runs_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     """And whoever stops listening stops the rest, which is saved."""
-    settings = [["model.name=fcn"], ["data.dataset=missing"], ["model.transform=tps"], LONG]
+    settings = [["model.name=fcn", "runtime.precision=auto"], ["data.dataset=missing"], ["model.transform=tps"], LONG]
     configs = [small(tmp_path / "ray", f"name={i}", *chosen) for i, chosen in enumerate(settings)]
     handler = signal.getsignal(signal.SIGTERM)
     events: list[RunEvent] = []
@@ -220,7 +220,9 @@ def test_a_run_whose_worker_is_killed_goes_on_to_the_same_end(
     for event in OnRay(cluster.address).run([Job(config, resume=True)]):
         events.append(event)
         if isinstance(event.event, Trained) and event.event.step > 400 and len(of(events, 0, Started)) == 1:
-            os.kill(processes_of(Path("runs/a"))[-1], signal.SIGKILL)
+            process = processes_of(Path("runs/a"))[-1]
+            assert Path("runs/a/.owner").read_text() == f"process {process} on {socket.gethostname()}\n"
+            os.kill(process, signal.SIGKILL)
     first, second = of(events, 0, Started)
     assert first.step == 200
     assert second.step >= 400
@@ -370,8 +372,28 @@ def test_what_no_run_gets_is_refused_before_anything_begins(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_lock_of_a_lost_worker_is_waited_for(tmp_path: Path):
+    run, locked = RunFolder(tmp_path), threading.Event()
+
+    def lock() -> None:
+        with run.lock():
+            locked.set()
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=lock)
+    thread.start()
+    locked.wait()
+    ray_worker.wait_for_lock(run, 0)
+    with pytest.raises(ResourceError, match="in use"), run.lock():
+        pass
+    ray_worker.wait_for_lock(run, 10)
+    with run.lock():
+        pass
+    thread.join()
+
+
 @pytest.mark.parametrize("name", ["../b/config.yaml", "/etc/passwd", "c:config.yaml", "tb\\..\\..\\x"])
 def test_no_file_that_is_sent_lands_outside_its_run(name: str, tmp_path: Path):
     with pytest.raises(StnError, match="outside"):
-        Sent(name, b"").land(tmp_path / "a")
+        ray_worker.Sent(name, b"").land(tmp_path / "a")
     assert list(tmp_path.iterdir()) == []

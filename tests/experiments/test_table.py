@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from stn_cli.experiments.grid import Cell, Grid, cells_of, load_grid
 from stn_cli.experiments.runner import Job
 from stn_cli.experiments.standing import look_at
 from stn_cli.experiments.table import as_json, make_table
+from stn_cli.experiments.table_page import as_page
 from stn_cli.experiments.table_text import as_csv, as_markdown
 from stn_cli.training.checkpoint import read_newest
 from stn_cli.training.run_folder import RunFolder
@@ -52,13 +54,13 @@ def cells(
     return cells_of(grid, seeds, [*TINY, *overrides], only=only, folder=folder)
 
 
-def finish(cell: Cell, error: float, seconds: float = 60.0) -> None:
+def finish(cell: Cell, error: float, seconds: float = 60.0, collapsed: Sequence[str] = ()) -> None:
     """Write what a finished run leaves behind."""
     run = RunFolder(cell.run)
     run.path.mkdir(parents=True)
     run.write_config(cell.config)
     summary = {"test_error_percent": error, "parameters": 1234, "steps": 6, "train_seconds": seconds}
-    run.summary.write_text(json.dumps(summary | {"images_per_second": 100.0}))
+    run.summary.write_text(json.dumps(summary | {"images_per_second": 100.0, "collapsed": list(collapsed)}))
 
 
 def test_runs_wait_begin_and_finish(grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,3 +181,18 @@ def test_a_published_recipe_bears_no_mark(grid: Grid, tmp_path: Path) -> None:
     note = make_table(grid, look_at(chosen)).note
     assert "paper, 150,000 iterations of 256 images" in note
     assert "These are not" not in note
+    shortened = cells_of(grid, [0], ["train.recipe=paper", "train.iterations=1000"], folder=tmp_path)
+    assert "These are not the paper's" in make_table(grid, look_at(shortened)).note
+
+
+def test_cells_whose_transformer_has_run_away_are_marked(grid: Grid, tmp_path: Path) -> None:
+    for cell in (all_cells := cells(grid, tmp_path)):
+        finish(cell, 2.0, collapsed=["transformer input has collapsed"] if cell.row == "ST-FCN" else [])
+    table = make_table(grid, look_at(all_cells))
+    lines = as_markdown(table).splitlines()
+    assert "† A transformer has run away" in lines[0]
+    assert lines[4:6] == [
+        "| FCN | 2.00 (2.1) | 2.00 | 1,234 | 1.0 |",
+        "| ST-FCN | 2.00† (1.2) | 2.00† (1.5) | 1,234 | 1.0 |",
+    ]
+    assert as_page(table).count("2.00†") >= 2

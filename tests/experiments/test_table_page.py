@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,8 @@ def test_quick_results_are_marked_and_the_published_recipe_is_not(grid: Grid, tm
     assert page.all("p", class_="notice")[0].text == f"Quick results. {quick.note}"
     assert f"section {NAME}" in page.text
     paper = table_of(grid, tmp_path / "paper", {("CNN", "R"): (2.0,)}, "train.recipe=paper")
+    assert not paper.is_published_recipe  # since it is shortened
+    paper = replace(paper, is_published_recipe=True)
     page = read_page(as_page(paper))
     assert page.all("h1")[0].text == f"Errors of {NAME}"
     assert paper.note in [p.text for p in page.all("p")]
