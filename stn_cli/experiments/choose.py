@@ -30,7 +30,9 @@ def choose_runner(
         from stn_cli.experiments.ray_runner import OnRay
 
         where = f"at {address}" if address else "on this machine"
-        return OnRay(address=address, workers=workers, overwrite=overwrite), f"on the Ray cluster {where}"
+        return OnRay(
+            address=address, workers=workers, overwrite=overwrite, download=download
+        ), f"on the Ray cluster {where}"
     device = choose_runtime(config).device.type
     if kind == "in-turn":
         return InTurn(overwrite, download), "one after another, as asked"

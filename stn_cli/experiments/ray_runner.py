@@ -1,5 +1,6 @@
 """Runs on a Ray cluster: one CPU core each, and a share of a GPU where there are any, on as many machines as it has."""
 
+import os
 import shutil
 import signal
 import textwrap
@@ -39,10 +40,10 @@ class OnRay:
     run, 0 for none; if None, a quarter where there are any and the configuration does not ask for the CPU. `overwrite`
     replaces runs of the same name; `download` is told of downloads, wherever they are.
 
-    All machines have the same version of stn, and each reads datasets from its own disk. A machine that sees the runs
-    folder of this one writes the runs there. From any other the files that changed are sent here when a run begins,
-    after each of its checkpoints, and when it ends. A run whose worker is lost goes on from its newest checkpoint on
-    another one, at most three times.
+    All machines have the same version of stn, and each finds or downloads datasets for itself. A machine that sees the
+    runs folder of this one writes the runs there. From any other the files that changed are sent here when a run
+    begins, after each of its checkpoints, and when it ends. A run whose worker is lost goes on from its newest
+    checkpoint on another one, at most three times.
     """
 
     address: str | None = None
@@ -113,7 +114,8 @@ class _Worker:
             self.actor: Any = ray.remote(Trainer).options(**options).remote()
         except ImportError as error:  # through ray://, where the cluster looks at it at once
             raise _not_installed(str(error)) from error
-        self.reply: Any = self.actor.greet.remote(Path.cwd(), probes, "cuda" if gpus else "cpu")
+        data, device = os.environ.get("STN_DATA"), "cuda" if gpus else "cpu"
+        self.reply: Any = self.actor.greet.remote(Path.cwd(), data, probes, device)
         self.greeting: Greeting | None = None
         self.run: _Run | None = None
 

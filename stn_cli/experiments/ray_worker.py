@@ -84,16 +84,15 @@ class Trainer:
         self._heard = 0  # bytes of it
         os.dup2(self._stderr.fileno(), 2)
 
-    def greet(self, home: Path, probes: dict[str, Path], device: str) -> list[Greeting]:
-        """Go to the folder `home` if it is here, and tell what is seen from there.
+    def greet(self, home: Path, data: str | None, probes: dict[str, Path], device: str) -> list[Greeting]:
+        """Settle in, as `settle_in` does, and tell what is seen from there.
 
         `probes`: a file in each runs folder, under a name that no other folder has.
 
         Raises:
             ResourceError: there is no such device here.
         """
-        with suppress(OSError):  # on a machine that has no such folder, relative paths are those of Ray
-            os.chdir(home)
+        settle_in(home, data)
         precision = choose_runtime(RuntimeConfig.model_validate({"device": device})).precision
         sees = frozenset(folder for folder, probe in probes.items() if probe.is_file())
         return [Greeting(socket.gethostname(), __version__, precision, sees)]
@@ -146,6 +145,17 @@ class Trainer:
         text = os.pread(self._stderr.fileno(), 1 << 20, self._heard)
         self._heard += len(text)
         return text.decode(errors="replace").splitlines()
+
+
+def settle_in(home: Path, data: str | None) -> None:
+    """Go to the folder `home` and take `data` for STN_DATA, as whoever asked for the runs has it, if they are here.
+
+    Otherwise relative paths begin where Ray was started, and STN_DATA is what it was there.
+    """
+    with suppress(OSError):
+        os.chdir(home)
+    if data and Path(data).is_dir():
+        os.environ["STN_DATA"] = data
 
 
 def files_in(run: Path) -> dict[str, tuple[int, int]]:

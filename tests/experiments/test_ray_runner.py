@@ -35,6 +35,7 @@ from stn_cli.training.checkpoint import read_checkpoint, read_newest
 from stn_cli.training.events import Finished, Interrupted, Started, Trained
 from stn_cli.training.loop import train
 from stn_cli.training.run_folder import RunFolder
+from stn_cli.training.runtime import choose_runtime
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # Ray leaves files to the garbage collector
 HAS_RAY = importlib.util.find_spec("ray") is not None
@@ -132,7 +133,14 @@ class Cluster:
         self.address = f"127.0.0.1:{port}"
         self.folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short, for the sockets in it
         options = (
-            *("--head", "--block", f"--port={port}", f"--ray-client-server-port={client_port}", "--num-cpus=2"),
+            *(
+                "--head",
+                "--block",
+                f"--port={port}",
+                f"--ray-client-server-port={client_port}",
+                "--num-cpus=2",
+                "--num-gpus=0",
+            ),
             *("--include-dashboard=false", "--disable-usage-stats", f"--object-store-memory={128 << 20}"),
             f"--temp-dir={self.folder}",
         )
@@ -176,7 +184,8 @@ def cluster() -> Iterator[Cluster]:
 @needs_ray
 def test_runs_on_a_cluster_of_their_own_equal_the_same_runs_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     """And whoever stops listening stops the rest, which is saved."""
-    settings = [["model.name=fcn", "runtime.precision=auto"], ["data.dataset=missing"], ["model.transform=tps"], LONG]
+    last = (*LONG, "runtime.precision=auto")
+    settings = (["model.name=fcn"], ["data.dataset=missing"], ["model.transform=tps"], last)
     configs = [small(tmp_path / "ray", f"name={i}", *chosen) for i, chosen in enumerate(settings)]
     handler = signal.getsignal(signal.SIGTERM)
     events: list[RunEvent] = []
@@ -198,6 +207,8 @@ def test_runs_on_a_cluster_of_their_own_equal_the_same_runs_alone(tmp_path: Path
         assert finished.summary["run"] == str(started.run)
         assert result(started.run) == result(alone(configs[place], tmp_path / "alone"))
     assert read_newest(tmp_path / "ray/3/checkpoints")[0].state["step"] > 0
+    precision = RunFolder(tmp_path / "ray/3").read_config().runtime.precision
+    assert precision == choose_runtime(configs[3].runtime).precision
     (process,) = {process for run in (tmp_path / "ray").iterdir() for process in processes_of(run)}
     wait_until_gone(process)
     assert capfd.readouterr() == ("", "")
@@ -370,6 +381,16 @@ def test_what_no_run_gets_is_refused_before_anything_begins(
     with pytest.raises(UsageError, match=problem):
         next(OnRay(gpus=gpus).run([Job(small(tmp_path, *settings))]))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_is_where_the_runs_were_asked_for_if_that_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("STN_DATA", "data")
+    ray_worker.settle_in(tmp_path / "missing", "missing")
+    assert (Path.cwd(), os.environ["STN_DATA"]) == (Path("/"), "data")
+    (tmp_path / "b").mkdir()
+    ray_worker.settle_in(tmp_path, "b")
+    assert (Path.cwd(), os.environ["STN_DATA"]) == (tmp_path, "b")
 
 
 def test_the_lock_of_a_lost_worker_is_waited_for(tmp_path: Path):
