@@ -175,6 +175,8 @@ def test_the_paper_recipe_is_the_papers():
         "weight_decay": 0.0,
         "clip_norm": None,
         "localisation_rate": 1.0,
+        "bounds_penalty": 0,
+        "roll_back": False,
     }
 
 

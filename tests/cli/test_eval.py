@@ -132,17 +132,18 @@ def test_what_has_nothing_to_undo_is_told(stn: Stn, runs: Path):
 
 
 def test_a_sweep_is_a_table_and_files_in_the_runs_plots(stn: Stn, runs: Path):
-    answer = stn("eval", runs / "cnn", "--sweep", "rotation", "--steps", 3)
+    cnn = shutil.copytree(runs / "cnn", "cnn")
+    answer = stn("eval", cnn, "--sweep", "rotation", "--steps", 3)
     assert (answer.code, answer.err) == (0, "")
-    files = [runs / "cnn" / "plots" / f"sweep-rotation.{form}" for form in ("csv", "svg", "png")]
+    files = [Path(cnn) / "plots" / f"sweep-rotation.{form}" for form in ("csv", "svg", "png")]
     assert answer.out.splitlines()[-3:] == [str(file) for file in files]
     rows = list(csv.DictReader(io.StringIO(files[0].read_text(encoding="utf-8"))))
     assert [(row["run"], float(row["strength"])) for row in rows] == [("cnn", -180), ("cnn", 0), ("cnn", 180)]
-    upright = stn("eval", runs / "cnn", "--distortion", "none", "--json").json
+    upright = stn("eval", cnn, "--distortion", "none", "--json").json
     low, high = upright["interval_percent"]
     assert f"│          0 │ {upright['error_percent']:.2f} ({low:.2f} to {high:.2f}) │" in answer.out
     assert "cnn was trained on rotations of -90 to 90 °\n" in answer.out
-    found = stn("eval", runs / "cnn", "--sweep", "rotation", "--steps", 3, "--json").json
+    found = stn("eval", cnn, "--sweep", "rotation", "--steps", 3, "--json").json
     assert found["files"] == [str(file) for file in files]
     (run,) = found["runs"]
     assert (found["sweep"], found["unit"], run["model"], run["trained_on"]) == ("rotation", "°", "cnn", [-90, 90])

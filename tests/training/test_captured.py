@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from stn_cli.datasets.loader import Batch, TrainingStream
 from stn_cli.errors import NumericsError
 from stn_cli.randomness import derive_seed
-from stn_cli.training import captured, data, loop
+from stn_cli.training import captured, course, data, loop
 from stn_cli.training.captured import CapturedSteps, Work
 from stn_cli.training.checkpoint import optimiser_tensors, read_newest
 from stn_cli.training.engine import EagerSteps
@@ -127,7 +127,7 @@ def replay(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Engine]]:
         monkeypatch.setattr(captured, "AT_ONCE", AT_ONCE)
         monkeypatch.setattr(data, "TrainingStream", InTurn)
         monkeypatch.setattr(loop, "choose_runtime", lambda config: replace(choose_runtime(config), captured=True))
-        monkeypatch.setattr(loop, "choose_engine", choose)
+        monkeypatch.setattr(course, "choose_engine", choose)
         return made
 
     return arrange

@@ -205,7 +205,8 @@ def test_a_step_of_two_processes_is_their_shares_added_up_bit_for_bit(start: Sta
         optimiser.step()
     for name, value in network.state_dict().items():
         assert torch.equal(last.tensors[f"network.{name}"], value), name
-    validated, frozen = read_metrics(run.metrics)[-1], shares[0].validation
+    validated = [record for record in read_metrics(run.metrics) if record["split"] == "validation"][-1]
+    frozen = shares[0].validation
     assert frozen is not None
     result = evaluate(network, frozen, 10, runtime)
     assert validated["error_percent"] == result.error_percent

@@ -150,6 +150,8 @@ OTHERS = {
     "train.weight_decay=0.1": False,
     "train.clip_norm=2": False,
     "train.localisation_rate=0.5": False,
+    "train.bounds_penalty=1": False,
+    "train.roll_back=true": False,
 }
 
 
