@@ -12,6 +12,7 @@ import pytest
 
 from stn_cli.cli.seeds import configs_of, parse_seeds
 from stn_cli.errors import UsageError
+from stn_cli.experiments.packed import usable_cores
 from stn_cli.training.checkpoint import read_newest
 
 Stn = Callable[..., Any]
@@ -110,6 +111,7 @@ def test_a_run_that_fails_leaves_the_others_their_result_and_gives_its_exit_code
     )
 
 
+@pytest.mark.skipif(usable_cores() < 2, reason="two runs at once need two cores")
 def test_ctrl_c_saves_every_run_says_how_to_go_on_and_leaves_no_process(start: Callable[..., Any], stn: Stn):
     settings = ["--precision", "float32", "train.batch_size=16", "model.parameters=20000", "runtime.threads=1", *FEW]
     process = start("train", *settings, "--iterations", "100000", "--seeds", "0-2", "--workers", "2", "--name", "a b")
