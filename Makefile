@@ -25,6 +25,8 @@ bench: .venv/installed-test
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/readings.py
 	$(BIN)/python benchmarks/distortions.py
+	$(BIN)/python benchmarks/packed.py
+	$(BIN)/python benchmarks/train_speed.py
 	$(BIN)/python benchmarks/errors.py
 
 clean:
