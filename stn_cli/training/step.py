@@ -21,7 +21,7 @@ from stn_cli.training.runtime import Runtime
 
 @dataclass(frozen=True)
 class Progress:
-    """Means over the steps since the last reading."""
+    """Means over the steps since the last reading. `loss` holds what `bounds_penalty` adds."""
 
     loss: float
     error_percent: float
