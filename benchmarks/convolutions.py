@@ -1,47 +1,56 @@
-"""What banded products are worth: the paper's convolutions by PyTorch's library and by `banded_convolution`.
+"""What banded products are worth: the paper's convolution stages by PyTorch's library and as `banded_stage`.
 
     python benchmarks/convolutions.py
 
 Forward and backward of every stage of the CNN and of ST-CNN's localisation network at 28×28, batch 256, in bf16 and
-float32; behind a transformer the image needs a gradient, else it does not. The ways take turns. Writes
-results/convolutions.json.
+float32, convolution, pooling, bias and ReLU together; behind a transformer the image needs a gradient, else it does
+not. Maps lie as a stage of the same way hands them on. The ways take turns. Writes results/convolutions.json.
 """
 
 import json
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d
 
-from stn_cli.models.banded_convolution import banded_convolution
+from stn_cli.models.convolution import Convolutions, ConvolutionStage
 from stn_cli.training.run_folder import describe_environment
 from stn_cli.training.runtime import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results" / "convolutions.json"
 BATCH = 256
 ROUNDS = 15
-# Name, channels, filters, side of the filters, side of the input, whether the input needs a gradient.
+# Name, channels, filters, side of the filters, pooling, side of the input, whether the input needs a gradient.
 STAGES = (
-    ("first, 64 filters, no gradient of the image", 1, 64, 9, 28, False),
-    ("first, 64 filters, behind a transformer", 1, 64, 9, 28, True),
-    ("first, 90 filters, behind a transformer", 1, 90, 9, 28, True),
-    ("second, 64 filters", 64, 64, 7, 10, True),
-    ("second, 90 filters", 90, 90, 7, 10, True),
-    ("localisation, first", 1, 20, 5, 14, False),
-    ("localisation, second", 20, 20, 5, 5, True),
+    ("first, 64 filters, no gradient of the image", 1, 64, 9, 2, 28, False),
+    ("first, 64 filters, behind a transformer", 1, 64, 9, 2, 28, True),
+    ("first, 90 filters, behind a transformer", 1, 90, 9, 2, 28, True),
+    ("second, 64 filters", 64, 64, 7, 2, 10, True),
+    ("second, 90 filters", 90, 90, 7, 2, 10, True),
+    ("localisation, first", 1, 20, 5, 2, 14, False),
+    ("localisation, second", 20, 20, 5, 1, 5, True),
 )
-WAYS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"library": conv2d, "banded": banded_convolution}
+WAYS: tuple[Convolutions, ...] = ("library", "banded")
 
 
-def milliseconds(way: str, images: Tensor, weight: Tensor, gradient: Tensor) -> float:
+def milliseconds(stage: ConvolutionStage, images: Tensor, precision: torch.dtype) -> float:
     """Return the time of one forward and backward pass."""
     began = time.perf_counter()
-    WAYS[way](images, weight).backward(gradient)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        output = stage(images)
+    output.backward(torch.ones_like(output))
     return 1000 * (time.perf_counter() - began)
+
+
+def laid(images: Tensor, way: Convolutions) -> Tensor:
+    """Return maps in memory as a stage of that way hands them on; images as they come."""
+    if images.shape[1] == 1:
+        return images
+    if way == "library":
+        return images.contiguous(memory_format=torch.channels_last)
+    return images.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
 
 
 def main() -> None:
@@ -49,21 +58,18 @@ def main() -> None:
     keep_freed_memory()
     rows: list[dict[str, object]] = []
     for precision in (torch.bfloat16, torch.float32):
-        for name, channels, filters, side, size, needs_gradient in STAGES:
-            out = size - side + 1
-            images, weight, gradient = (
-                torch.randn(shape).to(precision, memory_format=torch.channels_last)
-                for shape in (
-                    (BATCH, channels, size, size),
-                    (filters, channels, side, side),
-                    (BATCH, filters, out, out),
-                )
-            )
-            operands = images.requires_grad_(needs_gradient), weight.requires_grad_(), gradient
+        for name, channels, filters, side, pool, size, needs_gradient in STAGES:
+            images = torch.randn(BATCH, channels, size, size)
+            stage = ConvolutionStage(channels, filters, side, pool=pool)
+            if precision == torch.bfloat16:
+                stage = stage.to(memory_format=torch.channels_last)
+                images = images if channels == 1 else images.to(precision)
+            given = {way: laid(images, way).requires_grad_(needs_gradient) for way in WAYS}
             found: dict[str, list[float]] = {way: [] for way in WAYS}
             for _ in range(ROUNDS + 2):
                 for way in WAYS:
-                    found[way].append(milliseconds(way, *operands))
+                    stage.convolutions = way
+                    found[way].append(milliseconds(stage, given[way], precision))
             row: dict[str, object] = {"stage": name, "precision": str(precision).removeprefix("torch.")}
             for way, times in found.items():
                 settled = times[2:]

@@ -30,6 +30,10 @@ def sample(
     `kernel`: bilinear (equation 5) or nearest, the paper's integer sampling (equation 4), which has no gradient in
     the grid.
     """
+    if len(images) > 1 and images.stride(0) == 1:
+        # Images that lie side by side, pixel by pixel: the sampler would fetch each number from a line of its own, and
+        # take 1.2 times as long, forth and back, as with this.
+        images = images.flatten(1).contiguous().view(images.shape)
     return grid_sample(images, grid, mode=kernel, padding_mode=border, align_corners=ALIGN_CORNERS)
 
 

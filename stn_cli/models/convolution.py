@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d, relu
 
 from stn_cli.errors import UsageError
-from stn_cli.models.banded_convolution import banded_convolution
+from stn_cli.models.banded_convolution import banded_stage
 
 Convolutions = Literal["library", "banded"]
 
@@ -18,8 +18,8 @@ class ConvolutionStage(nn.Conv2d):
     """Convolution, stride 1 and no padding; then max-pooling by `pool` (1: none); then ReLU.
 
     Bias and ReLU come after the pooling: they commute with it, and there a quarter of the values is left to add to and
-    to differentiate. Pooling rounds up if `ceil_mode`. `convolutions` says who convolves: PyTorch's library, or
-    `banded_convolution`; they differ in rounding and in time.
+    to differentiate. Pooling rounds up if `ceil_mode`. `convolutions` says who computes it: PyTorch's library, step by
+    step and on any device, or `banded_stage`, for CPUs; they differ in rounding and in time.
     """
 
     convolutions: Convolutions = "library"
@@ -31,17 +31,16 @@ class ConvolutionStage(nn.Conv2d):
 
     def forward(self, input: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n filters h w"]:
         """Return the stage's output, in the precision of the surrounding autocast."""
-        device = input.device.type
-        assert self.bias is not None
-        images, weight, bias = input, self.weight, self.bias
-        if torch.is_autocast_enabled(device):  # which knows conv2d, but neither our own product nor the late bias
-            precision = torch.get_autocast_dtype(device)
-            images, weight, bias = images.to(precision), weight.to(precision), bias.to(precision)
-        convolve = banded_convolution if self.convolutions == "banded" else conv2d
-        output = convolve(images, weight)
+        device, weight, bias = input.device.type, self.weight, self.bias
+        assert bias is not None
+        # autocast knows conv2d, but neither our own product nor the late bias
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        if self.convolutions == "banded":
+            return banded_stage(input, weight, bias, pool=self.pool, ceil_mode=self.ceil_mode, precision=precision)
+        output = conv2d(input.to(precision), weight.to(precision))
         if self.pool > 1:
             output = max_pool2d(output, self.pool, ceil_mode=self.ceil_mode)
-        return relu(output + bias[:, None, None])
+        return relu(output + bias.to(precision)[:, None, None])
 
 
 def stages_of(network: nn.Module) -> list[ConvolutionStage]:

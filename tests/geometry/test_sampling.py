@@ -206,3 +206,17 @@ def test_levels_are_rounded_halves_up_and_clamped() -> None:
     found = to_bytes(torch.tensor([-3.0, 0.0, 0.49, 0.5, 1.5, 2.5, 254.49, 254.5, 255.0, 300.0]))
     assert found.dtype == torch.uint8
     assert found.tolist() == [0, 0, 0, 1, 2, 3, 254, 255, 255, 255]
+
+
+def test_images_may_lie_side_by_side() -> None:
+    """As the maps of stages do on CPUs: [channels, height, width, n] in memory."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(3, 2, 5, 4, generator=generator, dtype=torch.float64).requires_grad_()
+    grid = (3 * torch.rand(3, 6, 7, 2, generator=generator, dtype=torch.float64) - 1.5).requires_grad_()
+    laid = images.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
+    found, expected = sample(laid, grid), sample(images, grid)
+    assert torch.equal(found, expected)
+    assert found.is_contiguous()
+    parts = (images, grid)
+    gradients = zip(*(torch.autograd.grad(output.square().sum(), parts) for output in (found, expected)), strict=True)
+    assert all(torch.equal(one, other) for one, other in gradients)
