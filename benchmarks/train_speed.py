@@ -50,7 +50,7 @@ from stn_cli.models.grid_generators import AffineGrid
 from stn_cli.models.localisation import convolutional_localisation
 from stn_cli.models.network import ModelOutput
 from stn_cli.training.engine import Engine, choose_engine
-from stn_cli.training.optimiser import build_optimiser
+from stn_cli.training.optimiser import Optimiser
 from stn_cli.training.run_folder import describe_environment
 from stn_cli.training.runtime import Runtime, choose_runtime, keep_freed_memory
 from stn_cli.training.speed import measure_peak, measure_speed, repeated_stream, synchronise, time_steps
@@ -101,7 +101,8 @@ class TutorialNetwork(nn.Module):
 class InEngine(nn.Module):
     """The same network in our parts. The cross entropy of log-probabilities is their likelihood loss.
 
-    Dropping whole channels commutes with pooling and ReLU, so it comes after them.
+    Dropping whole channels commutes with pooling and ReLU, so it comes after them; and with images and channels having
+    changed places, since the stages' maps have the images innermost in memory.
     """
 
     by_place = MappingProxyType({})
@@ -119,7 +120,7 @@ class InEngine(nn.Module):
         images = (images - MEAN) / STD
         theta = self.theta(self.localisation(images).flatten(1)).float().view(-1, 2, 3)
         warped = sample(images, affine_grid(theta, (28, 28)))
-        features = self.drop(self.conv2(self.conv1(warped))).flatten(1)
+        features = self.drop(self.conv2(self.conv1(warped)).transpose(0, 1)).transpose(0, 1).flatten(1)
         hidden = F.dropout(F.relu(self.fc1(features)), training=self.training)
         return ModelOutput(F.log_softmax(self.fc2(hidden).float(), dim=1), ())
 
@@ -195,7 +196,7 @@ def tutorial_in_engine(batch_size: int) -> tuple[Engine, Runtime]:
     network: Any = runtime.place(same_network())
     runtime = try_out(config.runtime, runtime, network, stream.batch(0))
     network = runtime.place(network).train()
-    step = TrainStep(network, build_optimiser(network, config.train), config.train, 10**9, runtime)
+    step = TrainStep(network, Optimiser(network, config.train), config.train, 10**9, runtime)
     return choose_engine(step, stream, runtime), runtime
 
 

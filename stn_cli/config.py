@@ -43,7 +43,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "nesterov": True,
         "weight_decay": 5e-4,
         "clip_norm": 1.0,
-        "localisation_rate": 0.1,
+        "localisation_optimiser": "adam",
+        "localisation_rate": 0.03,
     },
     "paper": {
         "iterations": 150_000,
@@ -54,6 +55,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "nesterov": False,
         "weight_decay": 0.0,
         "clip_norm": None,
+        "localisation_optimiser": "sgd",
         "localisation_rate": 1.0,
     },
 }
@@ -82,10 +84,13 @@ class TrainConfig(Section):
     schedule: Annotated[Literal["one-cycle", "step"], LowerName] = Field(
         description="step: ÷10 after each third, the paper's every 50k of 150k"
     )
-    momentum: float = Field(ge=0, lt=1, description="of stochastic gradient descent")
+    momentum: float = Field(ge=0, lt=1, description="of stochastic gradient descent, and of Adam's mean")
     nesterov: bool = Field(description="look ahead along the momentum")
-    weight_decay: float = Field(ge=0, le=1, description="pull of the weights towards zero")
-    clip_norm: float | None = Field(gt=0, le=1e6, description="largest norm of the whole gradient")
+    weight_decay: float = Field(ge=0, le=1, description="pull of SGD's weights towards zero")
+    clip_norm: float | None = Field(gt=0, le=1e6, description="largest norm of the gradient that SGD takes")
+    localisation_optimiser: Annotated[Literal["sgd", "adam"], LowerName] = Field(
+        description="who trains the localisation networks: adam, without clipping and decay, or sgd as all the rest"
+    )
     localisation_rate: float = Field(ge=0, le=100, description="learning rate of localisation networks, as a factor")
     bounds_penalty: float = Field(
         0, ge=0, le=1e6, description="weight in the loss of how far transformers sample beyond their image, squared"

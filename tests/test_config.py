@@ -174,6 +174,7 @@ def test_the_paper_recipe_is_the_papers():
         "nesterov": False,
         "weight_decay": 0.0,
         "clip_norm": None,
+        "localisation_optimiser": "sgd",
         "localisation_rate": 1.0,
         "bounds_penalty": 0,
         "roll_back": False,
@@ -189,6 +190,7 @@ def test_a_recipe_fills_only_what_is_not_set(recipe: str):
         "nesterov": not RECIPES[recipe]["nesterov"],
         "weight_decay": 0.125,
         "clip_norm": 7.0,
+        "localisation_optimiser": {"sgd": "adam", "adam": "sgd"}[RECIPES[recipe]["localisation_optimiser"]],
         "localisation_rate": 0.5,
         "schedule": {"step": "one-cycle", "one-cycle": "step"}[RECIPES[recipe]["schedule"]],
     }

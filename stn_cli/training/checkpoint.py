@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from stn_cli.errors import CheckpointError
-from stn_cli.storage import write_bytes
+from stn_cli.storage import writing
 
 SCHEMA = 2
 READABLE = (1, 2)  # in 1 a network has one transformer at most, at the input, under another name
@@ -38,8 +37,8 @@ class Checkpoint:
         return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
 
 
-def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint atomically.
+def write_checkpoint(path: Path, checkpoint: Checkpoint, *, durable: bool = True) -> None:
+    """Write a checkpoint atomically, and so that it outlives a loss of power if `durable`.
 
     Raises:
         ResourceError: the disk is full or the folder not writable; an older file of that name is intact.
@@ -49,7 +48,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in sorted(checkpoint.tensors.items())}
     content = save_tensors(tensors, metadata={"stn": text})
     digest = hashlib.sha256(content).hexdigest()
-    write_bytes(path, content.replace(UNSIGNED.encode(), digest.encode(), 1))
+    with writing(path, durable=durable) as output:
+        output.write(content.replace(UNSIGNED.encode(), digest.encode(), 1))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -142,20 +142,3 @@ def load_network(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> 
 
 def _shape(tensor: Tensor | None) -> str:
     return "none" if tensor is None else "×".join(map(str, tensor.shape)) or "scalar"
-
-
-def optimiser_tensors(network: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the momentum of every parameter, by the parameter's name."""
-    return {
-        name: optimiser.state[parameter]["momentum_buffer"]
-        for name, parameter in network.named_parameters()
-        if optimiser.state[parameter].get("momentum_buffer") is not None
-    }
-
-
-def load_optimiser(network: nn.Module, optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Give every parameter the momentum that `optimiser_tensors` saved."""
-    for name, parameter in network.named_parameters():
-        if name in tensors:
-            state = optimiser.state[parameter]  # in place, since recorded steps read and write the buffer that is there
-            state.setdefault("momentum_buffer", torch.empty_like(parameter)).copy_(tensors[name])

@@ -16,8 +16,6 @@ from stn_cli.models.network import Network
 from stn_cli.training.checkpoint import (
     Checkpoint,
     load_network,
-    load_optimiser,
-    optimiser_tensors,
     read_checkpoint,
     write_checkpoint,
     write_step,
@@ -32,7 +30,7 @@ from stn_cli.training.events import Collapsed, Event, Trained, Validated
 from stn_cli.training.follow import share_state
 from stn_cli.training.interruption import Interruption
 from stn_cli.training.logger import RunLogger
-from stn_cli.training.optimiser import build_optimiser, learning_rate, slow_localisation
+from stn_cli.training.optimiser import Optimiser, learning_rate
 from stn_cli.training.pictures import warp_picture
 from stn_cli.training.run_folder import RunFolder
 from stn_cli.training.runtime import Runtime
@@ -64,7 +62,7 @@ class Training:
         self._run = run
         self._runtime = runtime
         self._ranks = ranks
-        self._optimiser = build_optimiser(network, config.train)
+        self._optimiser = Optimiser(network, config.train)
         self._step = TrainStep(network, self._optimiser, config.train, self.total, runtime, ranks)
         self._engine: Engine = EagerSteps(self._step, data.stream)
         self._best_error: float | None = None  # percent, on the validation images
@@ -85,12 +83,12 @@ class Training:
                 "Ask for more epochs or iterations.",
             )
         load_network(self._network, checkpoint.part("network."), self._run.checkpoints)
-        load_optimiser(self._network, self._optimiser, checkpoint.part("momentum."))
+        self._optimiser.load(checkpoint.tensors)
         self._step.counts.copy_(checkpoint.tensors["counts"])
         self.done, self._best_error, self._clock.seconds = state["step"], state["best_error"], state["seconds"]
         self._last_reading = (self.done, self._clock.seconds)
         self._rolled_back = state.get("rolled_back", 0)
-        slow_localisation(self._optimiser, ROLL_BACK_FACTOR**self._rolled_back)
+        self._optimiser.slow_localisation(ROLL_BACK_FACTOR**self._rolled_back)
 
     def share(self) -> None:
         """Let every rank begin here."""
@@ -225,18 +223,17 @@ class Training:
             yield Collapsed(self.done, found, back_to)
 
     def _roll_back(self) -> int:
-        """Take weights and momentum of the last sound evaluation and slow localisation down; return its step."""
+        """Return to the state of the last sound evaluation, and slow localisation down; return its step."""
         sound = read_checkpoint(self._run.sound)
         load_network(self._network, sound.part("network."), self._run.sound)
-        load_optimiser(self._network, self._optimiser, sound.part("momentum."))
-        slow_localisation(self._optimiser, ROLL_BACK_FACTOR)
+        self._optimiser.load(sound.tensors)
+        self._optimiser.slow_localisation(ROLL_BACK_FACTOR)
         self._rolled_back += 1
         return int(sound.state["step"])
 
     def _checkpoint(self) -> Checkpoint:
         tensors = {f"network.{name}": value for name, value in self._network.state_dict().items()}
-        momentum = optimiser_tensors(self._network, self._optimiser)
-        tensors |= {f"momentum.{name}": value for name, value in momentum.items()}
+        tensors |= self._optimiser.tensors()
         tensors["counts"] = self._step.counts
         state = {
             "step": self.done,

@@ -6,19 +6,16 @@ fails, its end is what ends this.
 
 from contextlib import suppress
 
-import torch
-
 from stn_cli.config import RunConfig
 from stn_cli.errors import NumericsError
 from stn_cli.models.build import build_model
 from stn_cli.models.network import Network
-from stn_cli.training.checkpoint import optimiser_tensors
 from stn_cli.training.data import prepare_data
 from stn_cli.training.distributed import Ranks
 from stn_cli.training.evaluation import evaluate
 from stn_cli.training.events import Followed
 from stn_cli.training.interruption import Interruption
-from stn_cli.training.optimiser import build_optimiser
+from stn_cli.training.optimiser import Optimiser
 from stn_cli.training.restore import flat_settings
 from stn_cli.training.runtime import Runtime
 from stn_cli.training.schedule import evaluation_steps, total_steps
@@ -36,7 +33,7 @@ def follow(config: RunConfig, runtime: Runtime, ranks: Ranks) -> Followed:
     data = prepare_data(config, runtime.device, ranks=ranks)
     network = runtime.place(build_model(config.model, data.spec, config.seed))
     total, classes = total_steps(config, data.stream.steps_per_epoch), len(data.classes)
-    optimiser = build_optimiser(network, config.train)
+    optimiser = Optimiser(network, config.train)
     step = TrainStep(network, optimiser, config.train, total, runtime, ranks)
     evaluate_at = evaluation_steps(config, total) if data.validation is not None else set()
     with Interruption() as interruption:
@@ -68,8 +65,8 @@ def refuse_difference(config: RunConfig, runtime: Runtime, ranks: Ranks) -> None
     )
 
 
-def share_state(ranks: Ranks, done: int, network: Network, optimiser: torch.optim.SGD) -> int:
-    """Give every rank the weights and the momentum of rank 0, and return how many steps it has done."""
+def share_state(ranks: Ranks, done: int, network: Network, optimiser: Optimiser) -> int:
+    """Give every rank the weights and the optimiser's state of rank 0, and return how many steps it has done."""
     ranks.wait_for_data()
-    ranks.share([*network.state_dict().values(), *optimiser_tensors(network, optimiser).values()])
+    ranks.share([*network.state_dict().values(), *optimiser.tensors().values()])
     return ranks.largest(done)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stn_cli.config import RunConfig
-from stn_cli.config_files import load_config
 from stn_cli.datasets.download import Progress
 from stn_cli.datasets.loader import FrozenSet
 from stn_cli.errors import CheckpointError, UsageError
@@ -53,7 +52,7 @@ def open_trained(run: RunFolder, which: Which, overrides: list[str], download: P
         CheckpointError: there is no sound checkpoint, or it belongs to another network.
         UsageError: the test images have another size or other classes than the network was built for.
     """
-    config = load_config(str(run.config), overrides)
+    config = run.read_config(overrides)
     runtime = choose_runtime(config.runtime)
     checkpoint, passed = (read_checkpoint(run.best), []) if which == "best" else read_newest(run.checkpoints)
     for line in passed:
@@ -86,7 +85,7 @@ def open_to_resume(run: RunFolder, overrides: list[str]) -> tuple[RunConfig, Che
     Raises:
         CheckpointError: an override changes what a continuation must keep, or there is no sound checkpoint.
     """
-    before, config = run.read_config(), load_config(str(run.config), overrides)
+    before, config = run.read_config(), run.read_config(overrides)
     old, new = flat_settings(before.model_dump(mode="json")), flat_settings(config.model_dump(mode="json"))
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     fixed = [key for key in differing if not key.startswith(CONTINUABLE)]

@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,9 +74,11 @@ class RunFolder:
         """The result; written when the run is finished."""
         return self.path / "summary.json"
 
-    def read_config(self) -> RunConfig:
-        """Return the run's configuration."""
-        return load_config(str(self.config))
+    def read_config(self, overrides: Sequence[str] = ()) -> RunConfig:
+        """Return the run's configuration, with some settings changed."""
+        # SGD alone was there when a run's complete configuration had no such line.
+        old = self.config.is_file() and b"localisation_optimiser:" not in self.config.read_bytes()
+        return load_config(str(self.config), [*(["train.localisation_optimiser=sgd"] if old else []), *overrides])
 
     def write_config(self, config: RunConfig) -> None:
         """Write the run's configuration."""

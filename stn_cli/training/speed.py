@@ -20,7 +20,7 @@ from stn_cli.models.build import InputSpec, build_model
 from stn_cli.models.network import Network
 from stn_cli.training.data import input_spec
 from stn_cli.training.engine import Engine, choose_engine
-from stn_cli.training.optimiser import build_optimiser
+from stn_cli.training.optimiser import Optimiser
 from stn_cli.training.peak_memory import PeakMemory
 from stn_cli.training.runtime import Runtime, choose_runtime
 from stn_cli.training.schedule import total_steps
@@ -90,7 +90,7 @@ def measure_speed(config: RunConfig, source: Source, seconds: float) -> Speed:
     runtime = try_out(config.runtime, runtime, network, stream.batch(0))
     network = runtime.place(network).train()
     total = total_steps(config, stream.steps_per_epoch)
-    step = TrainStep(network, build_optimiser(network, config.train), config.train, total, runtime)
+    step = TrainStep(network, Optimiser(network, config.train), config.train, total, runtime)
     memory = PeakMemory(runtime.device)
     # A fast machine goes beyond the end of the schedule in the time; the cosine swings back then.
     times = time_steps(choose_engine(step, stream, runtime), runtime.device, seconds)

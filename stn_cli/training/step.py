@@ -13,9 +13,8 @@ from stn_cli.config import TrainConfig
 from stn_cli.datasets.loader import Batch, uploaded
 from stn_cli.geometry.grids import square_beyond
 from stn_cli.models.network import Network
-from stn_cli.training.checkpoint import optimiser_tensors
 from stn_cli.training.distributed import ALONE, Ranks
-from stn_cli.training.optimiser import group_rates, learning_rate, set_group_rates
+from stn_cli.training.optimiser import Optimiser, learning_rate
 from stn_cli.training.runtime import Runtime
 
 
@@ -40,7 +39,7 @@ class TrainStep:
     def __init__(
         self,
         network: Network,
-        optimiser: torch.optim.SGD,
+        optimiser: Optimiser,
         config: TrainConfig,
         total: int,
         runtime: Runtime,
@@ -68,14 +67,14 @@ class TrainStep:
         On a CUDA device in float32 there, as its fused update wants them; else in float64 on the CPU.
         """
         steps = range(step, step + count)
-        groups = [group_rates(self._optimiser, learning_rate(self._config, i, self._total)) for i in steps]
+        groups = [self._optimiser.rates(learning_rate(self._config, i, self._total)) for i in steps]
         if self._runtime.device.type == "cuda":
             return uploaded(torch.tensor(groups), self._runtime.device)
         return torch.tensor(groups, dtype=torch.float64)
 
     def update(self, batch: Batch, rates: Float[Tensor, "groups"]) -> None:
         """Train on one batch with a row of `rates`. Nothing passes between host and CUDA device here."""
-        set_group_rates(self._optimiser, rates)
+        self._optimiser.set_rates(rates)
         images = batch.images.contiguous(memory_format=self._runtime.memory_format)
         with self._runtime.autocast():
             output = self._network(images)
@@ -90,21 +89,18 @@ class TrainStep:
             totals = torch.stack([loss, (output.logits.argmax(dim=1) != batch.targets).sum()])
         self._ranks.add_up([*gradients, totals])
         loss, wrong = totals
-        norm = self._clip(gradients)
+        norm = self._clip()
         skip = (~torch.isfinite(norm + loss)).float()
         if self._runtime.device.type != "mps":
-            # The fused kernel leaves weights and momentum alone where this is 1 (as torch.amp.GradScaler uses it).
-            self._optimiser.found_inf = skip  # pyright: ignore[reportAttributeAccessIssue]
-            self._optimiser.step()
-        elif not skip.item():  # the kernel for MPS knows no found_inf
+            self._optimiser.step(skip)
+        elif not skip.item():  # the kernels for MPS cannot skip
             self._optimiser.step()
         self.counts += torch.stack([torch.ones_like(norm), loss, wrong, norm, skip])
 
     @contextmanager
     def undone(self) -> Iterator[None]:
         """Take back whatever steps are made inside: weights, momentum and counts are as before."""
-        momentum = optimiser_tensors(self._network, self._optimiser)
-        changing = [*self._network.state_dict().values(), *momentum.values(), self.counts]
+        changing = [*self._network.state_dict().values(), *self._optimiser.tensors().values(), self.counts]
         before = [tensor.clone() for tensor in changing]
         yield
         for tensor, value in zip(changing, before, strict=True):
@@ -122,8 +118,11 @@ class TrainStep:
         images = steps * self._config.batch_size  # every training batch is full
         return Progress(loss / steps, 100 * wrong / images, norm / steps, int(skipped))
 
-    def _clip(self, gradients: list[Tensor]) -> Tensor:
-        norm = torch.nn.utils.get_total_norm(gradients)
+    def _clip(self) -> Tensor:
+        """Clip the gradients of SGD's weights, and return the norm of all before it."""
+        norms: list[Tensor] = []
+        for parameters in self._optimiser.by_part:
+            norms.append(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
         if self._config.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self._parameters, self._config.clip_norm, norm)
-        return norm
+            torch.nn.utils.clip_grads_with_norm_(self._optimiser.by_part[-1], self._config.clip_norm, norms[-1])
+        return norms[0] if len(norms) == 1 else torch.stack(norms).norm()

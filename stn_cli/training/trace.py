@@ -49,7 +49,7 @@ def traced(events: Iterable[Event]) -> Iterator[Event | Traced]:
 
 @contextmanager
 def tracing(path: Path, ahead: int) -> Iterator[list[Path]]:
-    """Trace steps of whatever optimiser is used inside the block; yield a list that will hold the path.
+    """Trace steps made inside the block, each of which ends with an update by SGD; yield a list to hold the path.
 
     `ahead`: how many steps will come. The trace is written when its last step is done, or when the block ends early.
     """
@@ -75,8 +75,9 @@ def tracing(path: Path, ahead: int) -> Iterator[list[Path]]:
 
     with profile(schedule=action, on_trace_ready=write, record_shapes=True, acc_events=True) as profiler:
 
-        def count(*_: Any) -> None:
-            profiler.step()
+        def count(optimiser: torch.optim.Optimizer, *_: Any) -> None:
+            if isinstance(optimiser, torch.optim.SGD):  # whose update is the last of a step, after Adam's
+                profiler.step()
 
         hook = register_optimizer_step_post_hook(count)
         try:

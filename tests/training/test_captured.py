@@ -21,7 +21,7 @@ from stn_cli.errors import NumericsError
 from stn_cli.randomness import derive_seed
 from stn_cli.training import captured, course, data, loop
 from stn_cli.training.captured import CapturedSteps, Work
-from stn_cli.training.checkpoint import optimiser_tensors, read_newest
+from stn_cli.training.checkpoint import read_newest
 from stn_cli.training.engine import EagerSteps
 from stn_cli.training.events import Event, Finished, Interrupted, Started
 from stn_cli.training.loop import train
@@ -190,12 +190,10 @@ def test_recording_changes_nothing(runs: Any, replay: Replay):
     first = read_newest(runs.begun(stream).checkpoints)[0]  # written before anything was recorded
     step = engines[0]._step
     assert step.counts.tolist() == [0] * 5
-    for part, found in (
-        ("network.", step._network.state_dict()),
-        ("momentum.", optimiser_tensors(step._network, step._optimiser)),
-    ):
-        assert first.part(part).keys() == found.keys()
-        assert all(torch.equal(value, found[name]) for name, value in first.part(part).items())
+    found = {f"network.{name}": value for name, value in step._network.state_dict().items()}
+    found |= step._optimiser.tensors() | {"counts": step.counts}
+    assert first.tensors.keys() == found.keys()
+    assert all(torch.equal(value, found[name]) for name, value in first.tensors.items())
     stream.close()
 
 

@@ -15,8 +15,6 @@ from stn_cli.training import checkpoint as module
 from stn_cli.training.checkpoint import (
     Checkpoint,
     load_network,
-    load_optimiser,
-    optimiser_tensors,
     read_checkpoint,
     read_newest,
     step_file,
@@ -283,24 +281,3 @@ def test_tensors_of_another_network_are_named_with_both_shapes() -> None:
     with pytest.raises(CheckpointError, match=r"\(2.bias: network none, checkpoint 2; 2.weight"):
         load_network(network, {**before, **{k: v for k, v in other.items() if k.startswith("2")}}, Path("run"))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-
-
-def test_momentum_goes_by_the_names_of_weights() -> None:
-    def trained(steps: int) -> tuple[nn.Module, torch.optim.SGD]:
-        network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Conv2d(3, 3, 3)).to(memory_format=torch.channels_last)
-        optimiser = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, fused=True)
-        for _ in range(steps):
-            optimiser.zero_grad()
-            network(torch.rand(1, 2, 9, 9)).sum().backward()
-            optimiser.step()
-        return network, optimiser
-
-    first, optimiser = trained(2)
-    saved = {name: value.clone() for name, value in optimiser_tensors(first, optimiser).items()}
-    assert saved.keys() == {name for name, _ in first.named_parameters()}
-    second, fresh = trained(0)
-    assert optimiser_tensors(second, fresh) == {}
-    load_optimiser(second, fresh, saved)
-    loaded = optimiser_tensors(second, fresh)
-    assert all(torch.equal(loaded[name], saved[name]) for name in saved)
-    assert all(loaded[name].stride() == p.stride() for name, p in second.named_parameters())

@@ -31,7 +31,7 @@ from stn_cli.training.data import prepare_data
 from stn_cli.training.distributed import ALONE, VARIABLES, Ranks, join
 from stn_cli.training.evaluation import evaluate
 from stn_cli.training.logger import read_metrics
-from stn_cli.training.optimiser import build_optimiser, group_rates, learning_rate, set_group_rates
+from stn_cli.training.optimiser import Optimiser, learning_rate
 from stn_cli.training.run_folder import RunFolder
 from stn_cli.training.runtime import Runtime
 from stn_cli.training.step import TrainStep
@@ -194,14 +194,14 @@ def test_a_step_of_two_processes_is_their_shares_added_up_bit_for_bit(start: Sta
     runtime = Runtime(CPU, "float32", "")
     shares = [prepare_data(config, CPU, ranks=Ranks(rank, 2)) for rank in (0, 1)]
     network = build_model(config.model, shares[0].spec, config.seed)
-    optimiser = build_optimiser(network, config.train)
+    optimiser = Optimiser(network, config.train)
     for index in range(12):
-        set_group_rates(optimiser, group_rates(optimiser, learning_rate(config.train, index, 12)))
+        optimiser.set_rates(optimiser.rates(learning_rate(config.train, index, 12)))
         optimiser.zero_grad()
         for batch in (share.stream.batch(index) for share in shares):
             (len(batch.targets) / 33 * cross_entropy(network(batch.images).logits, batch.targets)).backward()
         assert config.train.clip_norm is not None
-        torch.nn.utils.clip_grad_norm_(network.parameters(), config.train.clip_norm)
+        torch.nn.utils.clip_grad_norm_(optimiser.by_part[-1], config.train.clip_norm)
         optimiser.step()
     for name, value in network.state_dict().items():
         assert torch.equal(last.tensors[f"network.{name}"], value), name
@@ -329,7 +329,7 @@ def test_what_is_not_finite_on_one_rank_is_skipped_on_all() -> None:
 
     def work(rank: int) -> None:
         network = build_model(ModelConfig(name="cnn", parameters=30_000), SPEC, 0)
-        optimiser = build_optimiser(network, config)
+        optimiser = Optimiser(network, config)
         step = TrainStep(network, optimiser, config, 3, Runtime(CPU, "float32", ""), Side(rank, meeting, given))
         step(batches[rank], 0)
         before = [parameter.detach().clone() for parameter in network.parameters()]

@@ -11,12 +11,12 @@ import torch
 from stn_cli.errors import ResourceError, UsageError
 from stn_cli.models.build import build_model
 from stn_cli.training import course, loop
-from stn_cli.training.checkpoint import optimiser_tensors, read_checkpoint, read_newest
+from stn_cli.training.checkpoint import read_checkpoint, read_newest
 from stn_cli.training.data import prepare_data
 from stn_cli.training.events import Finished, Started, Trained, Validated
 from stn_cli.training.logger import read_metrics
 from stn_cli.training.loop import train
-from stn_cli.training.optimiser import build_optimiser
+from stn_cli.training.optimiser import Optimiser
 from stn_cli.training.run_folder import RunFolder
 from stn_cli.training.runtime import choose_runtime
 from stn_cli.training.step import TrainStep
@@ -53,14 +53,13 @@ def test_a_run_is_its_train_steps_over_its_stream_and_nothing_else(runs) -> None
     runtime = choose_runtime(config.runtime)
     data = prepare_data(config, runtime.device)
     network = build_model(config.model, data.spec, config.seed)
-    optimiser = build_optimiser(network, config.train)
+    optimiser = Optimiser(network, config.train)
     step = TrainStep(network, optimiser, config.train, 6, runtime)
     for index in range(6):
         step(data.stream.batch(index), index)
-    for part, expected in (("network.", network.state_dict()), ("momentum.", optimiser_tensors(network, optimiser))):
-        found = last.part(part)
-        assert found.keys() == expected.keys()
-        assert all(torch.equal(found[name], expected[name]) for name in found)
+    expected = {f"network.{name}": value for name, value in network.state_dict().items()} | optimiser.tensors()
+    assert last.tensors.keys() == expected.keys() | {"counts"}
+    assert all(torch.equal(last.tensors[name], value) for name, value in expected.items())
 
 
 def test_what_is_looked_at_changes_nothing(runs) -> None:

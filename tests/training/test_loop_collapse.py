@@ -12,7 +12,7 @@ from stn_cli.training.checkpoint import read_checkpoint, read_newest
 from stn_cli.training.data import prepare_data
 from stn_cli.training.events import Collapsed, Finished
 from stn_cli.training.logger import read_metrics
-from stn_cli.training.optimiser import build_optimiser
+from stn_cli.training.optimiser import Optimiser
 from stn_cli.training.run_folder import RunFolder
 from stn_cli.training.runtime import choose_runtime
 from stn_cli.training.step import TrainStep
@@ -93,7 +93,7 @@ def test_the_penalty_is_the_square_of_how_far_samples_lie_beyond_the_image(runs)
         (transformer,) = network.by_place["input"].transformers
         with torch.no_grad():
             next(m for m in transformer.modules() if isinstance(m, ThetaLayer)).bias.mul_(2)  # twice as wide a view
-        step = TrainStep(network, build_optimiser(network, config.train), config.train, 6, runtime)
+        step = TrainStep(network, Optimiser(network, config.train), config.train, 6, runtime)
         step(data.stream.batch(0), 0)
         losses.append(step.read().loss)
     points = 2 * regular_grid((28, 28))

@@ -149,6 +149,7 @@ OTHERS = {
     "train.nesterov=false": False,
     "train.weight_decay=0.1": False,
     "train.clip_norm=2": False,
+    "train.localisation_optimiser=sgd": False,
     "train.localisation_rate=0.5": False,
     "train.bounds_penalty=1": False,
     "train.roll_back=true": False,

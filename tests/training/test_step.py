@@ -10,13 +10,14 @@ from stn_cli.config import ModelConfig, TrainConfig
 from stn_cli.datasets.loader import Batch
 from stn_cli.models.build import InputSpec, build_model
 from stn_cli.models.network import ModelOutput, Network
-from stn_cli.training.optimiser import build_optimiser, learning_rate
+from stn_cli.training.optimiser import Optimiser, learning_rate
 from stn_cli.training.runtime import Runtime
 from stn_cli.training.step import TrainStep
 
 SPEC = InputSpec(channels=1, height=28, width=28, classes=10, mean=(0.1,), std=(0.3,))
 FLOAT32 = Runtime(torch.device("cpu"), "float32", "")
 TOTAL, BATCH = 8, 4
+SGD = {"localisation_optimiser": "sgd"}
 
 
 def batches(seed: int = 0) -> Iterator[Batch]:
@@ -32,18 +33,15 @@ def broken(batch: Batch) -> Batch:
     return Batch(images, batch.targets)
 
 
-def make(name: str = "st-cnn", recipe: str = "quick", **settings) -> tuple[TrainStep, Network, torch.optim.SGD]:
+def make(name: str = "st-cnn", recipe: str = "quick", **settings) -> tuple[TrainStep, Network, Optimiser]:
     config = TrainConfig.model_validate({"recipe": recipe, "batch_size": BATCH, **settings})
     network = build_model(ModelConfig(name=name, parameters=30_000), SPEC, 0)
-    optimiser = build_optimiser(network, config)
+    optimiser = Optimiser(network, config)
     return TrainStep(network, optimiser, config, TOTAL, FLOAT32), network, optimiser
 
 
-def bits(network: Network, optimiser: torch.optim.SGD) -> list[Tensor]:
-    return [
-        *(p.detach().clone() for p in network.parameters()),
-        *(optimiser.state[p]["momentum_buffer"].clone() for p in network.parameters() if p in optimiser.state),
-    ]
+def bits(network: Network, optimiser: Optimiser) -> list[Tensor]:
+    return [value.detach().clone() for value in (*network.parameters(), *optimiser.tensors().values())]
 
 
 def same(a: list[Tensor], b: list[Tensor]) -> bool:
@@ -56,28 +54,46 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
         ("cnn", "paper", {}),
         ("st-cnn", "paper", {"schedule": "step", "learning_rate": 0.05}),
         ("st-cnn", "quick", {}),
-        ("st-fcn", "quick", {"clip_norm": 0.1, "localisation_rate": 0.5, "nesterov": False}),
+        ("st-cnn", "quick", SGD),
+        ("st-fcn", "quick", {"clip_norm": None, "momentum": 0.5}),
+        (
+            "st-fcn",
+            "quick",
+            {"localisation_optimiser": "sgd", "clip_norm": 0.1, "localisation_rate": 0.5, "nesterov": False},
+        ),
         ("fcn", "quick", {"clip_norm": None, "momentum": 0.0, "nesterov": False}),
     ],
 )
-def test_it_equals_plain_sgd(name: str, recipe: str, settings: dict) -> None:
-    """The update of Sutskever et al. (2013) as PyTorch writes it, parameter by parameter."""
+def test_it_equals_plain_sgd_and_adam(name: str, recipe: str, settings: dict) -> None:
+    """The update of Sutskever et al. (2013) as PyTorch writes it, and of Kingma and Ba (2015), weight by weight."""
     step, network, _ = make(name, recipe, **settings)
     config = TrainConfig.model_validate({"recipe": recipe, **settings})
     plain = copy.deepcopy(network)
+    adaptive = [
+        ".localisation." in key and config.localisation_optimiser == "adam" for key, _ in plain.named_parameters()
+    ]
     velocity = {key: torch.zeros_like(p) for key, p in plain.named_parameters()}
+    square = copy.deepcopy(velocity)
     for index, batch in zip(range(4), batches(), strict=False):
         step(batch, index)
 
         gradients = torch.autograd.grad(
             F.cross_entropy(plain(batch.images).logits, batch.targets), list(plain.parameters())
         )
-        norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt().item()
+        clipped = [g.square().sum() for g, free in zip(gradients, adaptive, strict=True) if not free]
+        norm = torch.stack(clipped).sum().sqrt().item()
         shrink = 1.0 if config.clip_norm is None else min(1.0, config.clip_norm / (norm + 1e-6))
         with torch.no_grad():
-            for (key, weight), gradient in zip(plain.named_parameters(), gradients, strict=True):
+            for (key, weight), gradient, free in zip(plain.named_parameters(), gradients, adaptive, strict=True):
                 rate = learning_rate(config, index, TOTAL)
                 rate *= config.localisation_rate if ".localisation." in key else 1
+                if free:
+                    velocity[key] = config.momentum * velocity[key] + (1 - config.momentum) * gradient
+                    square[key] = 0.999 * square[key] + 0.001 * gradient.square()
+                    mean = velocity[key] / (1 - config.momentum ** (index + 1))
+                    spread = (square[key] / (1 - 0.999 ** (index + 1))).sqrt()
+                    weight.sub_(rate * mean / (spread + 1e-8))
+                    continue
                 pull = shrink * gradient + config.weight_decay * weight
                 velocity[key] = config.momentum * velocity[key] + pull
                 move = pull + config.momentum * velocity[key] if config.nesterov else velocity[key]
@@ -141,7 +157,7 @@ class Overflowing(nn.Module):
 
 def test_a_loss_that_is_not_finite_is_counted_though_its_gradient_is() -> None:
     network, config = Overflowing(), TrainConfig.model_validate({"clip_norm": None})
-    step = TrainStep(network, build_optimiser(network, config), config, TOTAL, FLOAT32)  # pyright: ignore
+    step = TrainStep(network, Optimiser(network, config), config, TOTAL, FLOAT32)  # pyright: ignore
     step(Batch(torch.zeros(2, 1, 28, 28), torch.ones(2, dtype=torch.int64)), 0)
     assert network.weight.grad is not None
     assert network.weight.grad.isfinite()
@@ -172,7 +188,7 @@ def test_progress_is_the_mean_over_the_steps_since_the_last_reading() -> None:
 
 
 def test_clipping_bounds_the_update_and_keeps_its_direction() -> None:
-    settings = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "localisation_rate": 1.0}
+    settings = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "localisation_rate": 1.0, **SGD}
     moves = []
     for clip in (None, 1e-3):
         step, network, _ = make("st-cnn", clip_norm=clip, **settings)
@@ -195,7 +211,7 @@ def test_the_same_steps_give_the_same_bits(precision: str) -> None:
         runtime = Runtime(torch.device("cpu"), precision, "")
         network = build_model(ModelConfig(name="st-cnn", parameters=30_000), SPEC, 0)
         network = network.to(memory_format=runtime.memory_format)
-        optimiser = build_optimiser(network, config)
+        optimiser = Optimiser(network, config)
         step = TrainStep(network, optimiser, config, TOTAL, runtime)
         for index, batch in zip(range(3), batches(), strict=False):
             step(batch, index)

@@ -26,13 +26,13 @@ from stn_cli.datasets.loader import BatchLoader, TrainingStream
 from stn_cli.models.build import build_model
 from stn_cli.models.network import Network
 from stn_cli.training.data import input_spec
-from stn_cli.training.optimiser import build_optimiser
+from stn_cli.training.optimiser import Optimiser
 from stn_cli.training.runtime import Runtime
 from stn_cli.training.step import TrainStep
 
 CUDA = torch.device("cuda", 0)
 BATCH = 8
-UPDATE = torch.ops.aten._fused_sgd_.tensor_lr
+SGD, ADAM = torch.ops.aten._fused_sgd_.tensor_lr, torch.ops.aten._fused_adam_.tensor_lr
 
 
 class Generator(torch.Generator):
@@ -88,19 +88,21 @@ class Watch(TorchDispatchMode):
         places = {leaf.device.type for leaf in tensors} | {x.type for x in leaves if isinstance(x, torch.device)}
         if len(places - {"meta"}) > 1:
             self.crossings.append(f"{func} of {[(t.device.type, tuple(t.shape)) for t in tensors]}")
-        if func is UPDATE:  # which has no fake
+        if func in (SGD, ADAM):  # which have no fake
             return self._update(*args, **(kwargs or {}))
         if tensors and not any(isinstance(tensor, FakeTensor) for tensor in tensors) and "cuda" not in places:
             with _disable_current_modes():  # constants of the host have values
                 return func(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
-    def _update(self, weights: Any, gradients: Any, momenta: Any, **named: Any) -> None:
-        """Hold what the kernel of CUDA demands."""
+    def _update(self, weights: Any, gradients: Any, *state: Any, **named: Any) -> None:
+        """Hold what the kernels of CUDA demand. `state`: of Adam two means, nothing, and the steps."""
         self.updates += len(weights)
         assert named["lr"].dtype == named["found_inf"].dtype == torch.float32
-        assert not named["is_first_step"]
-        for others in (gradients, momenta) if momenta else (gradients,):
+        assert not named.get("is_first_step")
+        alike, steps = (state[:2], state[3]) if len(state) == 4 else (state, [])
+        assert all((step.dtype, step.shape) == (torch.float32, ()) for step in steps)
+        for others in (gradients, *filter(None, alike)):
             for weight, other in zip(weights, others, strict=True):
                 assert (other.dtype, other.shape, other.stride()) == (weight.dtype, weight.shape, weight.stride())
 
@@ -137,10 +139,10 @@ def watched(config: RunConfig) -> tuple[Watch, int]:
     lies = BatchLoader(source.train, scene, CUDA, own=torch.arange(len(source.train)))
     stream = TrainingStream(lies, BATCH, 0)
     network = on_device(network, runtime.memory_format)
-    optimiser = build_optimiser(network, config.train)
+    optimiser = Optimiser(network, config.train)
     step = TrainStep(network, optimiser, config.train, 100, runtime)
     index = torch.zeros(BATCH, dtype=torch.int64, device=CUDA)
-    rates = torch.zeros(len(optimiser.param_groups), device=CUDA)
+    rates = torch.zeros(len(optimiser.groups), device=CUDA)
     for _ in range(2):
         with Watch() as watch:
             step.update(stream.make(index), rates)
