@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench pictures clean
 
 demo: .venv/installed
 	$(BIN)/stn demo
@@ -19,7 +19,7 @@ format: .venv/installed-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Real MNIST is needed: STN_DATA=DIR make bench. The last one takes an hour on two cores.
+# Real MNIST is needed: STN_DATA=DIR make bench. The last one, table 1, takes most of an hour on two cores.
 bench: .venv/installed-test
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/memory.py
@@ -27,7 +27,12 @@ bench: .venv/installed-test
 	$(BIN)/python benchmarks/distortions.py
 	$(BIN)/python benchmarks/packed.py
 	$(BIN)/python benchmarks/train_speed.py
-	$(BIN)/python benchmarks/errors.py
+	$(BIN)/python benchmarks/pictures_cost.py
+	$(BIN)/stn table table1 --epochs 6 --json > benchmarks/results/table1-quick.json
+
+# What the README shows: RUNS='runs/a runs/b' takes these runs, else two are trained on the embedded digits.
+pictures: .venv/installed-test
+	$(BIN)/python docs/make_pictures.py $(RUNS)
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache

@@ -30,7 +30,7 @@ LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 # The schema of a run stands beside the rooms: it needs names and errors alone, and few may read it.
 CONFIG = {"config", "config_distortion", "config_files", "config_model", "config_problems"}
 READS_CONFIG = ("cli/", "experiments/", "visualize/", "training/", *(f"{room}/build.py" for room in LEVEL))
-KNOWS_TENSORBOARD = {"training/logger.py", "visualize/board.py", "visualize/server.py"}
+KNOWS_TENSORBOARD = {"training/event_file.py", "visualize/server.py"}
 LONGEST = 300
 
 

@@ -17,6 +17,7 @@ HALO_SHADE = "black"
 
 FINE = 4  # lines are drawn on masks this many times finer, then averaged: Pillow's own lines have hard edges
 LINE, OUTLINE, TOP, MARK, HALO = 1.3, 2.0, 3.5, 9.0, 1.0  # widths in pixels; the halo is on each side
+POINT, POINT_RIM = 4.0, 1.5  # pixels; a white disc and the rim round it, told from the corner's disc by its core
 LINE_INK, HALO_INK, FULL_INK = 215, 110, 255  # opacities, 0..255
 FAR = 5.0  # in half widths of the image; a line that runs out here may come back across a projective grid's horizon
 
@@ -43,10 +44,7 @@ def draw_sampling_grid(
     Convention: the image fills the RGB canvas but for `margin` pixels on every side (see `add_margin`).
     Several grids, as of transformers in parallel, are drawn one after the other, each in its colour.
     """
-    corners = pixel_corners(grid.detach().cpu().double())
-    corners = torch.where((corners.abs() <= FAR).all(-1, keepdim=True), corners, torch.nan)
-    size = torch.tensor([canvas.width - 2 * margin, canvas.height - 2 * margin])
-    points = (((corners + 1) / 2 * size + margin) * FINE).numpy()
+    points = _places(canvas, pixel_corners(grid.detach().cpu().double()), margin)
     rows, columns = points[_cuts(grid.shape[0])], points[:, _cuts(grid.shape[1])].swapaxes(0, 1)
 
     result = canvas.copy()
@@ -65,9 +63,37 @@ def draw_sampling_grid(
     return result
 
 
+def draw_control_points(
+    canvas: Image.Image, points: Float[Tensor, "*n 2"], margin: int = 0, colour: str = ACCENT
+) -> Image.Image:
+    """Return a copy of the canvas with control points over it: where each is read, as a white disc with a rim.
+
+    Convention: as `draw_sampling_grid`. What is not finite, or further out than FAR, is left out.
+    """
+    places = _places(canvas, points.detach().cpu().double().reshape(-1, 2), margin)
+    result = canvas.copy()
+    for shade, width in (
+        (HALO_SHADE, POINT + 2 * POINT_RIM + 2 * HALO),
+        (colour, POINT + 2 * POINT_RIM),
+        ("white", POINT),
+    ):
+        mask = Image.new("L", (canvas.width * FINE, canvas.height * FINE))
+        for place in places:
+            _disc(ImageDraw.Draw(mask), place, width, HALO_INK if shade == HALO_SHADE else FULL_INK)
+        result.paste(shade, mask=mask.reduce(FINE))
+    return result
+
+
 def pixel_corners(grid: Float[Tensor, "h w 2"]) -> Float[Tensor, "h+1 w+1 2"]:
     """Return where the corners of the output pixels lie: halfway between centres, and half a step out at the rim."""
     return _borders(_borders(grid).transpose(0, 1)).transpose(0, 1)
+
+
+def _places(canvas: Image.Image, points: Float[Tensor, "*n 2"], margin: int) -> np.ndarray:
+    """Return where points of the image lie on masks over the canvas; NaN for those that are not drawn."""
+    near = torch.where((points.abs() <= FAR).all(-1, keepdim=True), points, torch.nan)
+    size = torch.tensor([canvas.width - 2 * margin, canvas.height - 2 * margin])
+    return (((near + 1) / 2 * size + margin) * FINE).numpy()
 
 
 def _borders(points: Float[Tensor, "n m 2"]) -> Float[Tensor, "n+1 m 2"]:

@@ -6,9 +6,9 @@ from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from stn_cli.drawing.overlay import COLOURS, add_margin, draw_sampling_grid
+from stn_cli.drawing.overlay import COLOURS, add_margin, draw_control_points, draw_sampling_grid
 from stn_cli.drawing.pixels import to_picture
-from stn_cli.drawing.sheet import fitting_scale, lay_out
+from stn_cli.drawing.sheet import LARGEST, fitting_scale, lay_out
 
 MARGIN = 0.25  # of the longer side: the corners of a frame turned by 45° stay in view
 FRAME = 4  # pixels round the outputs of several transformers
@@ -38,33 +38,60 @@ def warps_panel(
     headings: Sequence[str],
     captions: Sequence[str] | None = None,
     *,
+    points: Sequence[Sequence[Float[Tensor, "n k 2"]]] | None = None,
     wrong: Sequence[bool] | None = None,
     columns: int = 2,
+    most: int = LARGEST,
 ) -> Image.Image:
     """Show what several transformers do: each input, the outlines of all sampling grids over it, and the outputs.
 
     Each transformer has its colour, in the outlines and round its output. One alone has its whole grid drawn.
     `grids`: for each transformer one grid or several, as after transformers in parallel; they go output → input.
+    `points`: for each transformer its control points, likewise; none where it has none.
+    `most`: the pixels that images are enlarged to.
+    """
+    width = inputs.shape[-1]
+    widths = (width, width + 2 * margin_of(inputs), *(output.shape[-1] for output in outputs))
+    longest = max(max(maps.shape[-2:]) for maps in (inputs, *outputs))
+    scale = fitting_scale(widths, longest, len(inputs), columns, most)
+    tiles = warp_tiles(inputs, grids, outputs, scale, points)
+    shown = [(to_picture(image, scale), *tile) for image, tile in zip(inputs, tiles, strict=True)]
+    return lay_out(shown, headings, captions, wrong, columns)
+
+
+def warp_tiles(
+    inputs: Float[Tensor, "n c h w"],
+    grids: Sequence[Sequence[Float[Tensor, "n grid_h grid_w 2"]]],
+    outputs: Sequence[Float[Tensor, "n out_c out_h out_w"]],
+    scale: float,
+    points: Sequence[Sequence[Float[Tensor, "n k 2"]]] | None = None,
+) -> list[tuple[Image.Image, ...]]:
+    """Return for each input the picture of it with the sampling grids over it, and those of the outputs.
+
+    All as in `warps_panel`, at a pixel scale.
     """
     several = len(outputs) > 1
-    margin = round(MARGIN * max(inputs.shape[-2:]))
-    widths = (inputs.shape[-1], inputs.shape[-1] + 2 * margin, *(output.shape[-1] for output in outputs))
-    longest = max(max(maps.shape[-2:]) for maps in (inputs, *outputs))
-    scale = fitting_scale(widths, longest, len(inputs), columns)
-    margin = round(margin * scale)
+    margin = round(margin_of(inputs) * scale)
+    points = points or [()] * len(outputs)
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(outputs))]
     tiles: list[tuple[Image.Image, ...]] = []
     for i, image in enumerate(inputs):
-        picture = to_picture(image, scale)
-        overlay = add_margin(picture, margin)
-        for own, colour in zip(grids, colours, strict=True):
+        overlay = add_margin(to_picture(image, scale), margin)
+        for own, own_points, colour in zip(grids, points, colours, strict=True):
             for grid in own:
                 overlay = draw_sampling_grid(overlay, grid[i], margin, colour, outline_alone=several)
+            for controls in own_points:
+                overlay = draw_control_points(overlay, controls[i], margin, colour)
         shown = [to_picture(output[i], scale) for output in outputs]
         if several:
             shown = [ImageOps.expand(one, FRAME, colour) for one, colour in zip(shown, colours, strict=True)]
-        tiles.append((picture, overlay, *shown))
-    return lay_out(tiles, headings, captions, wrong, columns)
+        tiles.append((overlay, *shown))
+    return tiles
+
+
+def margin_of(inputs: Float[Tensor, "n c h w"]) -> int:
+    """Return how many pixels of images the margin round their overlay is wide."""
+    return round(MARGIN * max(inputs.shape[-2:]))
 
 
 def image_grid(

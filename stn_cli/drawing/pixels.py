@@ -1,8 +1,7 @@
-"""Between tensors and pictures."""
+"""From tensors to pictures."""
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -25,8 +24,3 @@ def to_picture(image: Float[Tensor, "c h w"], scale: float = 1.0) -> Image.Image
     picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(size, Image.Resampling.NEAREST if scale >= 1.0 else Image.Resampling.LANCZOS)
-
-
-def to_tensor(picture: Image.Image) -> UInt8[Tensor, "3 h w"]:
-    """Turn a picture into the RGB tensor that TensorBoard's `add_image` takes."""
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()

@@ -12,14 +12,15 @@ LARGEST = 256  # pixels; the most that one picture is enlarged to
 EDGE, GAP, BETWEEN, BELOW = 24, 10, 36, 6  # pixels: round the sheet, in a tile, between tiles, above a caption
 
 
-def fitting_scale(widths: Sequence[int], longest: int, tiles: int, columns: int) -> float:
+def fitting_scale(widths: Sequence[int], longest: int, tiles: int, columns: int, most: int = LARGEST) -> float:
     """Return the pixel scale at which tiles of pictures that are `widths` wide fill a sheet, and none is too large.
 
-    A whole number wherever pictures are enlarged, so that all their pixels are of one size.
+    A whole number wherever pictures are enlarged, so that all their pixels are of one size. `longest`: the longest side
+    of any. `most`: the pixels that it is enlarged to.
     """
     columns = max(1, min(columns, tiles))
     free = (WIDTH - 2 * EDGE - (columns - 1) * BETWEEN) / columns - (len(widths) - 1) * GAP
-    scale = min(free / sum(widths), LARGEST / longest)
+    scale = min(free / sum(widths), LARGEST / longest, max(1.0, most / longest))
     return scale if scale < 1 else float(int(scale))
 
 

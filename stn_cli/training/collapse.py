@@ -1,5 +1,6 @@
 """What transformers do to a whole set of images, and whether one has run away from them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,12 +24,16 @@ class WarpStatistics:
 
     `outside_percent`: share of its samples that lie outside of what it reads. `scale`: how far its samples spread,
     relative to what it reads, as a geometric mean over the images; 1 for the identity. `theta_sd`: standard deviation
-    of θ over the images, root mean square over its components; 0 for one warp for all.
+    of θ over the images, root mean square over its components; 0 for one warp for all. `angle_degrees`: by how much it
+    turns images, either way, in the mean. `shift`: how far the middle of its samples is off that of what it reads, in
+    half sides, in the mean.
     """
 
     outside_percent: float
     scale: float
     theta_sd: float
+    angle_degrees: float
+    shift: float
 
     @property
     def fault(self) -> str | None:
@@ -50,7 +55,7 @@ class WarpSums:
 
     def __init__(self, network: Network, device: torch.device) -> None:
         self._names = [name for place in network.by_place.values() for name in place.names]
-        self._sums = torch.zeros(len(self._names), 2, device=device)
+        self._sums = torch.zeros(len(self._names), 4, device=device)
         sizes = [len(one.grid_generator.identity) for place in network.by_place.values() for one in place.transformers]
         self._wide = torch.float32 if device.type == "mps" else torch.float64  # which MPS has not
         self._thetas = [torch.zeros(2, size, dtype=self._wide, device=device) for size in sizes]
@@ -58,7 +63,8 @@ class WarpSums:
     def add(self, warps: Sequence[NamedWarp]) -> None:
         """Add the warps of a batch."""
         for place, warp in enumerate(warps):
-            self._sums[place] += torch.stack([share_outside(warp.grid).sum(), _log_scale(warp.grid).sum()])
+            of_images = (share_outside(warp.grid), _log_scale(warp.grid), *_turn_and_shift(warp.grid))
+            self._sums[place] += torch.stack([values.sum() for values in of_images])
             theta = warp.theta.to(self._wide)
             self._thetas[place] += torch.stack([theta.sum(dim=0), theta.square().sum(dim=0)])
 
@@ -71,10 +77,13 @@ class WarpSums:
     def statistics(self, n: int) -> dict[str, WarpStatistics]:
         """Return the statistics over all `n` images, by the transformers' names."""
         found: dict[str, WarpStatistics] = {}
-        for name, (outside, log_scale), theta in zip(self._names, self._sums / n, self._thetas, strict=True):
+        for name, sums, theta in zip(self._names, self._sums / n, self._thetas, strict=True):
+            outside, log_scale, angle, shift = sums.tolist()
             mean, square = theta / n
             variance = (square - mean.square()).clamp(min=0).mean()
-            found[name] = WarpStatistics(100 * outside.item(), log_scale.exp().item(), variance.sqrt().item())
+            found[name] = WarpStatistics(
+                100 * outside, math.exp(log_scale), variance.sqrt().item(), math.degrees(angle), shift
+            )
         return found
 
 
@@ -83,7 +92,19 @@ def _log_scale(grid: Tensor) -> Tensor:
     size = (grid.shape[1], grid.shape[2])
     regular = regular_grid(size, device=grid.device).reshape(1, -1, 2)
     spreads = [_spread(points) for points in (grid.flatten(1, 2), regular)]
-    return torch.log(spreads[0].clamp(min=1e-6) / spreads[1].clamp(min=1e-6))
+    return torch.log(spreads[0].clamp(1e-6, 1e9) / spreads[1].clamp(min=1e-6))  # squares of more than 1e19 overflow
+
+
+def _turn_and_shift(grid: Tensor) -> tuple[Tensor, Tensor]:
+    """Return by what angle grids are turned, in radians without the sign, and how far off the middle they are, [n].
+
+    The turn is that of the affine map which fits best by least squares, in normalised coordinates.
+    """
+    regular = regular_grid((grid.shape[1], grid.shape[2]), device=grid.device).reshape(-1, 2)
+    points = grid.flatten(1, 2).clamp(-1e6, 1e6)  # products of what is further out overflow
+    along = points.mT @ (regular / regular.square().sum(dim=0).clamp(min=1e-6))  # the map's matrix, [n, 2, 2]
+    turn = torch.atan2(along[:, 1, 0] - along[:, 0, 1], along[:, 0, 0] + along[:, 1, 1])
+    return turn.abs(), points.mean(dim=1).square().sum(dim=1).sqrt()
 
 
 def _spread(points: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from stn_cli.config import RunConfig
-from stn_cli.datasets.loader import first_of_each_class
 from stn_cli.errors import CheckpointError, LostRankError, NumericsError
 from stn_cli.models.budget import count_parameters, layer_widths
 from stn_cli.models.network import Network
@@ -31,11 +30,12 @@ from stn_cli.training.follow import share_state
 from stn_cli.training.interruption import Interruption
 from stn_cli.training.logger import RunLogger
 from stn_cli.training.optimiser import Optimiser, learning_rate
-from stn_cli.training.pictures import warp_picture
 from stn_cli.training.run_folder import RunFolder
 from stn_cli.training.runtime import Runtime
 from stn_cli.training.schedule import evaluation_steps, next_look, total_steps
+from stn_cli.training.showing import Showing
 from stn_cli.training.step import TrainStep
+from stn_cli.training.warp_history import record_warps
 
 MOST_ROLL_BACKS = 3  # a transformer that collapses at a thousandth of its rate is beyond help
 ROLL_BACK_FACTOR = 0.1  # of its learning rate, each time
@@ -69,6 +69,7 @@ class Training:
         self._clock = StepClock(runtime.device)
         self._last_reading = (0, 0.0)  # steps and seconds
         self._rolled_back = 0  # times
+        self._showing = Showing(config, data, network, runtime, self.total)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint.
@@ -139,7 +140,7 @@ class Training:
         """
         self._refuse_non_finite(int(self._step.skipped))
         write_step(self._run.checkpoints, self.done, self._checkpoint())
-        log.flush()
+        log.settle()
 
     def summarise(self) -> dict[str, Any]:
         """Evaluate on the test set and return the result of the run."""
@@ -177,13 +178,17 @@ class Training:
         speed = steps * self._config.train.batch_size / seconds
         values = {"loss": means.loss, "error_percent": means.error_percent, "gradient_norm": means.gradient_norm}
         rate = learning_rate(self._config.train, self.done - 1, self.total)
-        log.scalars("train", self.done, values | {"learning_rate": rate})
-        log.view("train", self.done, {"images_per_second": speed})
+        shown = self._showing.reading(self.done)
+        log.scalars("train", self.done, values | {"learning_rate": rate}, shown=shown)
+        if shown:
+            log.view("train", self.done, {"images_per_second": speed})
+            log.view("learning_rate", self.done, self._showing.rates(self._optimiser.rates(rate)[1:]))
         return Trained(self.done, means.loss, means.error_percent, speed)
 
     def _evaluate(self, log: RunLogger) -> Iterator[Validated | Collapsed]:
         data, classes = self._data, self._data.classes
-        error, warps = None, None
+        error, warps, result = None, None, None
+        shown = self._showing.evaluation(self.done)
         if data.validation is not None:
             try:
                 result = evaluate(self._network, data.validation, len(classes), self._runtime, self._ranks)
@@ -191,16 +196,16 @@ class Training:
                 result = evaluate(self._network, data.validation, len(classes), self._runtime)
             error, warps = result.error_percent, result.warps
             outside = {} if result.outside_percent is None else {"outside_percent": result.outside_percent}
-            log.scalars("validation", self.done, {"loss": result.loss, "error_percent": error} | outside)
+            values = {"loss": result.loss, "error_percent": error} | outside
+            log.scalars("validation", self.done, values, shown=shown)
             yield Validated(self.done, error)
         if error is None or self._best_error is None or error < self._best_error:
             self._best_error = error
             write_checkpoint(self._run.best, self._checkpoint())
-        yield from self._watch(log, self._warps_of_a_batch() if warps is None else warps)
+        self._showing.show(log, self.done, result)
         if self._config.log.images:
-            index = first_of_each_class(data.test.targets, len(classes), self._config.log.images)
-            picture = warp_picture(self._network, data.test, index, classes, self._runtime)
-            log.picture("test images", picture, self.done)
+            record_warps(self._run, self._network, data.test, len(classes), self._runtime, self.done)
+        yield from self._watch(log, self._warps_of_a_batch() if warps is None else warps)
 
     def _warps_of_a_batch(self) -> dict[str, WarpStatistics]:
         """Return what transformers do to the latest training batch, for runs that hold out no images."""
@@ -213,7 +218,8 @@ class Training:
     def _watch(self, log: RunLogger, warps: dict[str, WarpStatistics]) -> Iterator[Collapsed]:
         """Log how transformers warp, and tell of those that have run away."""
         for name, warp in warps.items():
-            log.scalars(f"warp {name}", self.done, {key: float(value) for key, value in asdict(warp).items()})
+            values = {key: float(value) for key, value in asdict(warp).items()}
+            log.scalars(f"warp {name}", self.done, values, shown=self._showing.evaluation(self.done))
         found, back_to = faults(warps), None
         if found and self._config.train.roll_back and self._rolled_back < MOST_ROLL_BACKS and self._run.sound.exists():
             back_to = self._roll_back()

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from stn_cli.datasets.loader import FrozenSet
 from stn_cli.errors import NumericsError
 from stn_cli.models.network import Network
+from stn_cli.training.answers import Answers, AnswerSheet
 from stn_cli.training.collapse import WarpStatistics, WarpSums
 from stn_cli.training.distributed import ALONE, Ranks
 from stn_cli.training.runtime import Runtime
@@ -23,12 +24,13 @@ class Evaluation:
     """What a network gets wrong.
 
     `confusion`: counts by [true class, predicted class]. `loss`: mean cross entropy.
-    `warps`: what each transformer does to the images, by its name.
+    `warps`: what each transformer does to the images, by its name. `answers`: what was said to each image.
     """
 
     confusion: Int64[Tensor, "classes classes"]
     loss: float
     warps: dict[str, WarpStatistics] = field(default_factory=dict)
+    answers: Answers | None = field(default=None, repr=False)
 
     @property
     def outside_percents(self) -> dict[str, float]:
@@ -77,23 +79,27 @@ def evaluate(network: Network, frozen: FrozenSet, classes: int, runtime: Runtime
     """
     confusion = torch.zeros(classes * classes, dtype=torch.int64, device=runtime.device)
     loss, sums = torch.zeros((), device=runtime.device), WarpSums(network, runtime.device)
+    sheet = AnswerSheet(network, len(frozen), classes, runtime.device)
+    own = slice(ranks.rank, None, ranks.size)  # of the batches
     was_training = network.training
     network.eval()
     with torch.inference_mode():
-        for batch in frozen.batches(BATCH, slice(ranks.rank, None, ranks.size)):
+        for start, batch in zip(range(0, len(frozen), BATCH)[own], frozen.batches(BATCH, own), strict=True):
             with runtime.autocast():
                 logits, warps = network(batch.images.contiguous(memory_format=runtime.memory_format))
             sums.add(warps)
+            sheet.add(slice(start, start + BATCH), batch, logits, warps)
             loss += cross_entropy(logits, batch.targets, reduction="sum")
             confusion += torch.bincount(batch.targets * classes + logits.argmax(dim=1), minlength=classes * classes)
         ranks.add_up([confusion])
         ranks.add_up([loss])
         sums.share(ranks)
+        sheet.share(ranks)
     network.train(was_training)
     mean = loss.item() / len(frozen)
     if not math.isfinite(mean):
         raise NumericsError(f"the loss on {len(frozen)} images is {mean}", "Lower train.learning_rate and train again.")
-    return Evaluation(confusion.view(classes, classes).cpu(), mean, sums.statistics(len(frozen)))
+    return Evaluation(confusion.view(classes, classes).cpu(), mean, sums.statistics(len(frozen)), sheet.read())
 
 
 def wilson_interval(wrong: int, n: int) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from stn_cli.training.interruption import Interruption
 from stn_cli.training.logger import RunLogger
 from stn_cli.training.run_folder import RunFolder, create_run, write_environment
 from stn_cli.training.runtime import choose_runtime
+from stn_cli.training.showing import settings_of
 from stn_cli.training.trial import try_out
 
 
@@ -69,14 +70,12 @@ def train(
     training = Training(config, data, network, run, runtime, ranks)
     with run.lock(), nullcontext(signals) if signals else Interruption() as interruption:
         if resume is not None:
-            training.restore(resume[1])
-            run.write_config(config)  # it may have more epochs now, and the next resume has to know
-            if training.done < training.total:
-                run.summary.unlink(missing_ok=True)
+            _take_up(training, run, config, resume[1])
+        finished = run.summary.is_file()  # so that its result is on the board already
         training.share()
         with RunLogger(run, resume_step=training.done) as log:
             write_environment(run, runtime, ranks.size)
-            log.text("config", run.config.read_text(encoding="utf-8"))
+            log.begin(run, settings_of(config, training.total, count_parameters(network)))
             if training.done == 0:
                 training.save(log)  # from here on the run can go on, whatever comes; and a full disk shows at once
             training.prepare()
@@ -95,9 +94,18 @@ def train(
                 training.save(log)
                 what = f"{error.what}; {run.path} is saved at step {training.done}"
                 raise LostRankError(what, f"Go on with: stn train --resume {quote(str(run.path))}", rank=0) from error
-        if signal:
+            summary = None if signal else training.summarise()
+            if summary is not None and not finished:
+                log.end(summary)
+        if summary is None:
             yield Interrupted(run.path, signal, training.done)
             return
-        summary = training.summarise()
         write_json(run.summary, summary)
         yield Finished(summary)
+
+
+def _take_up(training: Training, run: RunFolder, config: RunConfig, checkpoint: Checkpoint) -> None:
+    training.restore(checkpoint)
+    run.write_config(config)  # it may have more epochs now, and the next resume has to know
+    if training.done < training.total:
+        run.summary.unlink(missing_ok=True)

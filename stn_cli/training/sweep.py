@@ -113,9 +113,9 @@ def sweep(trained: TrainedRun, kind: str, strengths: Sequence[float]) -> Iterato
             "Give the --dataset and the --distortion that they were made with.",
         )
     frozen, runtime = trained.test, trained.runtime
-    loader = frozen.loader.under(_scene(frozen.loader.scene, kind))
+    loader = frozen.loader.under(varied_scene(frozen.loader.scene, kind))
     for strength in strengths:
-        parameters = _parameters(trained, kind, strength)
+        parameters = parameters_at(trained, kind, strength)
         wrong = torch.zeros((), dtype=torch.int64, device=runtime.device)
         largest = torch.zeros((), device=runtime.device)
         with torch.inference_mode():
@@ -147,7 +147,7 @@ def trained_on(trained: TrainedRun, kind: str) -> tuple[float, float] | None:
     if distortion.kind not in ("RTS", "T", "TC", "addition"):
         return None
     smallest = getattr(distortion, "scale", (1.0, 1.0))[0]
-    sides = zip(canvas_of(trained), _in_size(trained.test.loader.scene), strict=True)
+    sides = zip(canvas_of(trained), in_size_of(trained.test.loader.scene), strict=True)
     return 0.0, math.hypot(*(max(0.0, (side - smallest * own) / 2) for side, own in sides))
 
 
@@ -157,9 +157,9 @@ def canvas_of(trained: TrainedRun) -> tuple[int, int]:
     return height, width
 
 
-def _scene(scene: Scene, kind: str) -> Scene:
+def varied_scene(scene: Scene, kind: str) -> Scene:
     """Return the scene of the same images in which nothing but the kind is varied."""
-    in_size, (channels, *canvas) = _in_size(scene), scene.shape
+    in_size, (channels, *canvas) = in_size_of(scene), scene.shape
     sizes = {"in_size": in_size, "canvas": (canvas[0], canvas[1])}
     distortion = (
         Placement(**sizes)
@@ -171,14 +171,15 @@ def _scene(scene: Scene, kind: str) -> Scene:
     return Single(distortion, (channels, *in_size), scene.classes)
 
 
-def _in_size(scene: Scene) -> tuple[int, int]:
+def in_size_of(scene: Scene) -> tuple[int, int]:
+    """Return (height, width) of the images that scenes are made of."""
     distortion = scene.distortion if isinstance(scene, Single | Cluttered | Addition) else None
     return (scene.shape[1], scene.shape[2]) if distortion is None else distortion.in_size
 
 
-def _parameters(trained: TrainedRun, kind: str, strength: float) -> dict[str, Tensor]:
+def parameters_at(trained: TrainedRun, kind: str, strength: float) -> dict[str, Tensor]:
     """Return the parameters of all samples at a strength; for noise, those of images as they are."""
-    frozen, sides = trained.test, zip(canvas_of(trained), _in_size(trained.test.loader.scene), strict=True)
+    frozen, sides = trained.test, zip(canvas_of(trained), in_size_of(trained.test.loader.scene), strict=True)
     n = len(frozen)
     if kind == "shift":
         middle = torch.tensor([(side - own) / 2 for side, own in sides]).flip(0)

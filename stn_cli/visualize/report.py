@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 import torch
 
 from stn_cli.config import RunConfig
-from stn_cli.config_files import load_config
 from stn_cli.datasets.download import Progress
 from stn_cli.datasets.loader import first_of_each_class
 from stn_cli.errors import StnError
@@ -94,7 +93,7 @@ def look_at(run: RunFolder, overrides: list[str], *, among: int = 1, download: P
     Raises:
         UsageError: the configuration or an override is unsound. Whatever else is wrong is told in the report.
     """
-    load_config(str(run.config), overrides)
+    run.read_config(overrides)
     missing: list[str] = []
 
     def attempt(read: Callable[[], Found]) -> Found | None:

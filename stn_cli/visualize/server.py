@@ -1,6 +1,9 @@
-"""TensorBoard on loopback."""
+"""TensorBoard on loopback, and the browser that shows it."""
 
+import os
 import socket
+import sys
+import webbrowser
 from pathlib import Path
 
 from stn_cli.errors import ResourceError
@@ -47,3 +50,20 @@ def start_tensorboard(folder: Path, first: int = FIRST_PORT) -> str:
             failed, port = port, free_port(port)
             if port == failed:  # not taken by another in the meantime
                 raise ResourceError(f"TensorBoard cannot open the port {port}", "Choose another --port.") from error
+
+
+def open_browser(address: str) -> bool:
+    """Show an address in the browser of whoever sits at this terminal; return whether there was one to be opened.
+
+    None is without a terminal or a display: in a pipe, over ssh, in a container. Where $BROWSER names one, it is used.
+    """
+    if sys.platform in ("darwin", "win32"):
+        screen = "SSH_CONNECTION" not in os.environ
+    else:
+        screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    if not sys.stdout.isatty() or not (screen or os.environ.get("BROWSER")):
+        return False
+    try:
+        return webbrowser.open(address)
+    except (webbrowser.Error, OSError):  # as where $BROWSER names what is not there
+        return False

@@ -25,7 +25,7 @@ def test_both_errors_stand_side_by_side_with_pictures_and_what_comes_next(stn: S
     assert re.search(r"^next         \S*stn train mnist/r ", shown.out, re.MULTILINE)
     assert Path("runs here/demo-st-cnn/plots/warps-R-overview.png").is_file()
     board = EventAccumulator("runs here/demo-st-cnn/tb").Reload().Tags()
-    assert {"test images", "warps under R/overview"} <= set(board["images"])
+    assert {"pictures/1 test images", "warps under R/overview"} <= set(board["images"])
     for row, model in zip(rows, MODELS, strict=True):
         summary = json.loads(Path(f"runs here/demo-{model}/summary.json").read_text())
         assert row[1] == f"{summary['test_error_percent']:.2f}"

@@ -5,7 +5,15 @@ import pytest
 import torch
 from PIL import Image
 
-from stn_cli.drawing.overlay import LINE_INK, MARGIN_SHADE, add_margin, draw_sampling_grid, pixel_corners
+from stn_cli.drawing.overlay import (
+    FAR,
+    LINE_INK,
+    MARGIN_SHADE,
+    add_margin,
+    draw_control_points,
+    draw_sampling_grid,
+    pixel_corners,
+)
 
 RED = "#ff0000"  # on black: the first channel is the opacity of the lines
 
@@ -161,3 +169,17 @@ def test_an_outline_alone_is_the_rim_of_the_whole_grid():
     assert whole[80:120, 80:120].any()
     corners = (pixel_corners(grid)[[0, 0, -1, -1], [0, -1, 0, -1]] + 1) / 2 * 140 + 30
     assert all(most_ink(outline, *corner.tolist()) == 255 for corner in corners)
+
+
+def test_control_points_are_discs_where_they_are_read():
+    canvas = Image.new("RGB", (200, 200))
+    points = torch.tensor([[[-1.0, -1.0], [0.5, 0.0]], [[math.nan, 0.0], [FAR + 1, 0.0]]])
+    before = canvas.tobytes()
+    picture = np.array(draw_control_points(canvas, points, 30, RED))
+    assert canvas.tobytes() == before
+    for x, y in ((30, 30), (30 + 0.75 * 140, 100)):
+        assert tuple(picture[round(y), round(x)]) == (255, 255, 255)
+        red, green, _ = picture[round(y), round(x) + 3]  # the rim
+        assert red > 150 > green == 0
+    picture[20:40, 20:40] = picture[90:110, 125:145] = 0
+    assert not picture.any()

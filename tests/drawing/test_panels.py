@@ -137,3 +137,15 @@ def test_several_transformers_have_their_outlines_and_outputs_in_colours_of_thei
 def test_more_transformers_than_colours_are_drawn_too():
     inputs, grids, outputs = warped(1, size=8, out_size=8)
     assert warps_panel(inputs, [[grids]] * 9, [outputs] * 9, ["x"] * 11).size[0] > 0
+
+
+def test_control_points_lie_over_the_grid_of_their_transformer_alone():
+    inputs, grids, outputs = warped(2)
+    points = torch.tensor([[[0.0, 0.0], [0.5, 0.5]]]).expand(2, -1, -1)
+    headings = ("input", "grids", "a", "b")
+    two = [[grids], [0.5 * grids]], [outputs, outputs]
+    neither = warps_panel(inputs, *two, headings)
+    assert warps_panel(inputs, *two, headings, points=[[], []]).tobytes() == neither.tobytes()
+    with_points = warps_panel(inputs, *two, headings, points=[[], [points]])
+    assert count(with_points, COLOURS[1]) > count(neither, COLOURS[1])
+    assert count(with_points, COLOURS[0]) <= count(neither, COLOURS[0])

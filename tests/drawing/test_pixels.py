@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.functional import pil_to_tensor
 
-from stn_cli.drawing.pixels import to_picture, to_tensor
+from stn_cli.drawing.pixels import to_picture
 
 
 def random_bytes(*shape: int) -> torch.Tensor:
@@ -11,14 +12,14 @@ def random_bytes(*shape: int) -> torch.Tensor:
 
 def test_every_byte_comes_back():
     image = random_bytes(3, 13, 17)
-    assert torch.equal(to_tensor(to_picture(image / 255)), image)
+    assert torch.equal(pil_to_tensor(to_picture(image / 255)), image)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 5])
 def test_enlarging_repeats_pixels(scale):
     image = random_bytes(3, 6, 7)
     repeated = image.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-    assert torch.equal(to_tensor(to_picture(image / 255, float(scale))), repeated)
+    assert torch.equal(pil_to_tensor(to_picture(image / 255, float(scale))), repeated)
 
 
 def test_shrinking_keeps_a_constant():
@@ -29,12 +30,12 @@ def test_shrinking_keeps_a_constant():
 
 def test_one_channel_is_grey():
     image = random_bytes(1, 5, 5)
-    assert torch.equal(to_tensor(to_picture(image / 255)), image.expand(3, -1, -1))
+    assert torch.equal(pil_to_tensor(to_picture(image / 255)), image.expand(3, -1, -1))
 
 
 def test_two_channels_are_red_and_cyan():
     image = random_bytes(2, 5, 5)
-    assert torch.equal(to_tensor(to_picture(image / 255)), image[[0, 1, 1]])
+    assert torch.equal(pil_to_tensor(to_picture(image / 255)), image[[0, 1, 1]])
 
 
 @pytest.mark.parametrize("channels", [4, 7])
@@ -45,7 +46,7 @@ def test_other_channel_counts_show_their_maximum(channels):
 
 def test_what_is_no_colour_is_clamped():
     image = torch.tensor([[[-1.0, 2.0, torch.nan, torch.inf, -torch.inf]]])
-    assert to_tensor(to_picture(image))[0].tolist() == [[0, 255, 0, 255, 0]]
+    assert pil_to_tensor(to_picture(image))[0].tolist() == [[0, 255, 0, 255, 0]]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

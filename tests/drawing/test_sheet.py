@@ -23,6 +23,13 @@ def test_pictures_are_as_large_as_fits(widths, tiles, columns):
     assert sheet_width(widths, larger, tiles, columns) > WIDTH or max(widths) * larger > LARGEST
 
 
+def test_no_picture_is_enlarged_to_more_than_was_asked_for_nor_shrunk_to_it():
+    assert fitting_scale((28, 28), 28, 2, 2, most=84) == 3
+    assert fitting_scale((28, 28), 28, 2, 2, most=28) == 1
+    assert fitting_scale((60, 60), 60, 2, 2, most=28) == 1
+    assert fitting_scale((60, 60), 60, 2, 2, most=1000) == fitting_scale((60, 60), 60, 2, 2)
+
+
 @pytest.mark.parametrize("widths", [(448,), (224, 336, 224)])
 def test_large_pictures_shrink_to_fit(widths):
     scale = fitting_scale(widths, max(widths), 8, 4)

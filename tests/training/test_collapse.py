@@ -56,6 +56,21 @@ def test_the_scale_is_that_of_the_warp_however_it_turns_and_moves(scale: float) 
     assert statistics(affine(scale), affine(1 / scale)).scale == pytest.approx(1, rel=1e-5)
 
 
+def test_the_angle_and_the_shift_are_those_of_the_warp_either_way_in_the_mean() -> None:
+    square = torch.zeros(1, 6)
+    square[:, [0, 4]] = 1.0
+    found = statistics(affine(1.7, degrees=30), affine(0.6, x=0.5, degrees=-50))
+    assert found.angle_degrees == pytest.approx(40, abs=1e-3)
+    assert found.shift == pytest.approx(0.25, abs=1e-5)
+    still = statistics(square)
+    assert (still.angle_degrees, still.shift) == (pytest.approx(0, abs=1e-5), pytest.approx(0, abs=1e-6))
+    far = statistics(1e30 * affine(1, x=1))
+    assert math.isfinite(far.angle_degrees)
+    assert math.isfinite(far.shift)
+    assert math.isfinite(far.scale)  # or it could not be logged
+    assert far.fault is not None
+
+
 def test_batches_add_up() -> None:
     thetas = [affine(s, x, d) for s, x, d in ((0.5, 0.1, 3), (1.5, -2, 50), (1, 0, 0), (4, 1, -80), (0.2, 0.9, 12))]
     whole, parts = statistics(*thetas), statistics(*thetas, batches=3)

@@ -4,21 +4,21 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.summary.writer import event_file_writer
+from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from stn_cli.errors import CheckpointError, ResourceError
 from stn_cli.training import logger
 from stn_cli.training.logger import RunLogger, read_metrics
 from stn_cli.training.run_folder import RunFolder
+from stn_cli.training.tags import TEST_IMAGES
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-    # TensorBoard sorts the files of one second by their writers' numbers as text, where 10 comes before 9.
-    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(100))
+def run(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path)
 
 
@@ -50,8 +50,8 @@ def test_numbers_come_back_with_all_their_digits(run: RunFolder) -> None:
 def test_timings_are_on_the_board_and_no_part_of_the_result(run: RunFolder) -> None:
     write(run, range(1, 3))
     assert "images_per_second" not in run.metrics.read_text()
-    assert [event.value for event in board(run).Scalars("train/images_per_second")] == [1e3, 1e3]
-    assert [event.step for event in board(run).Scalars("train/loss")] == [1, 2]
+    assert [event.value for event in board(run).Scalars("speed/images_per_second")] == [1e3, 1e3]
+    assert [event.step for event in board(run).Scalars("loss/training")] == [1, 2]
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 3, 4])
@@ -64,8 +64,8 @@ def test_what_was_logged_after_the_checkpoint_is_written_once(run: RunFolder, tm
     whole.path.mkdir()
     write(whole, range(1, 5))
     assert run.metrics.read_bytes() == whole.metrics.read_bytes()
-    found = [(event.step, event.value) for event in board(run).Scalars("train/loss")]
-    assert found == [(event.step, event.value) for event in board(whole).Scalars("train/loss")]
+    found = [(event.step, event.value) for event in board(run).Scalars("loss/training")]
+    assert found == [(event.step, event.value) for event in board(whole).Scalars("loss/training")]
 
 
 @pytest.mark.parametrize("half", [b'{"step": 3, "spl', b"{}", b"\0" * 40, b"\xff"])
@@ -106,15 +106,51 @@ def test_nan_is_no_metric(run: RunFolder) -> None:
     assert read_metrics(run.metrics) == []
 
 
-def test_pictures_and_texts_reach_the_board(run: RunFolder) -> None:
+def test_everything_reaches_the_board_with_words_about_it(run: RunFolder) -> None:
     picture = Image.new("RGB", (30, 20), "#ff9500")
+    run.config.write_text("seed: 0\n")
+    run.environment.write_text("{}\n")
     with RunLogger(run) as log:
-        log.picture("test images", picture, 3)
-        log.text("config", "seed: 0\n")
-        log.flush()
-        (event,) = board(run).Images("test images")
-        assert (event.step, event.width, event.height) == (3, 30, 20)
-        assert board(run).Tags()["tensors"] == ["config/text_summary"]
+        log.begin(run, {"model": "st-cnn", "learning_rate": 0.1, "seed": 0})
+        log.scalars("warp input", 3, {"scale": 1.0})
+        log.picture(TEST_IMAGES, lambda: picture, 3, 10_000)
+        log.histograms({"theta input/1 scale": torch.linspace(0, 1, 50)}, 3)
+        log.end({"steps": 3, "test_error_percent": 1.5, "test_loss": 0.1})
+    found = board(run)
+    (event,) = found.Images(TEST_IMAGES)
+    assert (event.step, event.width, event.height) == (3, 30, 20)
+    assert {"about this board", "config", "environment", "theta input/1 scale"} <= set(found.Tags()["tensors"])
+    assert [(event.step, event.value) for event in found.Scalars("error_percent/test")] == [(3, 1.5)]
+    for tag in ("warp input/scale", TEST_IMAGES, "theta input/1 scale", "error_percent/test"):
+        assert len(found.SummaryMetadata(tag).summary_description) > 20
+    hparams = found.PluginTagToContent("hparams")
+    start = parse_session_start_info_plugin_data(hparams["_hparams_/session_start_info"])
+    assert start.group_name == run.path.name
+    assert start.hparams["model"].string_value == "st-cnn"
+    assert start.hparams["learning_rate"].number_value == 0.1
+    assert "_hparams_/session_end_info" in hparams
+
+
+def test_what_is_not_shown_is_in_the_metrics_alone(run: RunFolder) -> None:
+    with RunLogger(run) as log:
+        for step in range(1, 5):
+            log.scalars("train", step, {"loss": 1.0}, shown=step % 2 == 0)
+    assert [record["step"] for record in read_metrics(run.metrics)] == [1, 2, 3, 4]
+    assert [event.step for event in board(run).Scalars("loss/training")] == [2, 4]
+
+
+def test_a_fault_while_drawing_is_told_once_and_nothing_stops(run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> Image.Image:
+        raise ZeroDivisionError("no pixels")
+
+    with RunLogger(run) as log:
+        for step in range(1, 4):
+            log.picture(TEST_IMAGES, fail, step, 10_000)
+            log.scalars("train", step, {"loss": 1.0})
+            log.settle()
+    assert len(read_metrics(run.metrics)) == 3
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "(ZeroDivisionError: no pixels); training goes on" in caplog.text
 
 
 def test_a_board_that_cannot_be_opened_only_warns(run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
@@ -125,26 +161,29 @@ def test_a_board_that_cannot_be_opened_only_warns(run: RunFolder, caplog: pytest
     assert "TensorBoard events cannot be written (File exists)" in caplog.text
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's thread re-raises
-@pytest.mark.parametrize("method", ["write", "flush"])
 @pytest.mark.parametrize("after", [0, 1, 5])
 def test_a_board_that_cannot_be_written_only_warns(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: str, after: int
+    run: RunFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    after: int,
 ) -> None:
-    sound, calls = getattr(RecordWriter, method), []
+    sound, calls = RecordWriter.write, []
 
-    def fail(self: RecordWriter, *data: bytes) -> None:
+    def fail(self: RecordWriter, data: bytes) -> None:
         calls.append(data)
         if len(calls) > after:
             raise OSError(errno.ENOSPC, "No space left on device")
-        sound(self, *data)
+        sound(self, data)
 
-    monkeypatch.setattr(RecordWriter, method, fail)
+    monkeypatch.setattr(RecordWriter, "write", fail)
     write(run, range(1, 9))
     assert len(read_metrics(run.metrics)) == 12
-    if len(calls) > after:
-        assert [record.levelno for record in caplog.records] == [logging.WARNING]
-        assert "(No space left on device); training goes on" in caplog.text
+    assert len(calls) == after + 1
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "(No space left on device); training goes on" in caplog.text
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_resume_keeps_every_byte_of_what_it_keeps(run: RunFolder) -> None:

@@ -11,7 +11,8 @@ from stn_cli.drawing.panels import image_grid, warp_panel, warps_panel
 from stn_cli.drawing.sheet import stacked
 from stn_cli.models.build import InputSpec, build_model
 from stn_cli.models.network import Network
-from stn_cli.training.pictures import warp_picture
+from stn_cli.training.look import look_at_images
+from stn_cli.training.pictures import look_picture, means_picture, warp_picture
 from stn_cli.training.runtime import Runtime
 
 CPU = torch.device("cpu")
@@ -93,7 +94,10 @@ def test_several_transformers_are_drawn_on_what_they_see_place_by_place(frozen: 
     assert not torch.equal(one, other)
     outputs = [warp.output for warp in warps[:3]]
     headings = ["input", "sampling grids", "input.0", "input.1", "input.2"]
-    at_input = warps_panel(batch.images, [first, second, [one, other]], outputs, headings, captions, wrong=wrong)
+    spline = warps[1].theta.view(2, 16, 2)
+    points = [[], [spline], []]
+    grids = [first, second, [one, other]]
+    at_input = warps_panel(batch.images, grids, outputs, headings, captions, points=points, wrong=wrong)
     mean, seen = (maps.mean(dim=1, keepdim=True) for maps in (warps[3].output, before))
     bright = seen.amax(dim=(2, 3), keepdim=True)
     headings = ["before conv2", "sampling grid", "output"]
@@ -108,3 +112,21 @@ def test_the_picture_of_several_leaves_the_network_as_it_was(frozen: FrozenSet) 
     warp_picture(network.train(), frozen, INDEX, CLASSES, Runtime(CPU, "bf16", ""))
     assert all(module.training and not module._forward_pre_hooks for module in network.modules())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_images_are_enlarged_to_what_was_asked_for_and_no_more(frozen: FrozenSet) -> None:
+    network, batch = build_model(ModelConfig(name="st-cnn", parameters=30_000), SPEC, 0), frozen.take(INDEX)
+    look = look_at_images(network, batch.images, FLOAT32)
+    large, small = (look_picture(batch.images, [0, 0], look, CLASSES, most=most) for most in (256, 28))
+    assert large.width == 1104
+    assert small.width < 450  # headings are wider than images of 28 pixels
+
+
+def test_means_show_each_class_before_and_after_in_full_light(frozen: FrozenSet) -> None:
+    before, after = torch.zeros(3, 1, 4, 4), torch.zeros(3, 1, 4, 4)
+    before[:, :, 1], after[:, :, 2] = 0.5, 0.25
+    dim = means_picture({"before": before, "input": after}, "abc", most=4)
+    bright = means_picture({"before": 2 * before, "input": 2 * after}, "abc", most=4)
+    assert np.array_equal(np.asarray(dim), np.asarray(bright))
+    swapped = means_picture({"before": after, "input": before}, "abc", most=4)
+    assert not np.array_equal(np.asarray(dim), np.asarray(swapped))

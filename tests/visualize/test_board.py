@@ -27,6 +27,11 @@ MODELS = {
 }
 
 
+def of_all(trained: TrainedRun) -> list[str]:
+    """Return the names of the pictures that are made of all test images."""
+    return ["worst", *(["means"] if trained.network.places else []), "confusion"]
+
+
 @pytest.fixture(scope="module", params=MODELS)
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     settings = ["train.iterations=2", "train.batch_size=8", "model.parameters=20000", "log.evaluations=1"]
@@ -47,19 +52,21 @@ def test_the_overview_has_two_images_of_every_class_and_the_others_what_was_aske
         return Image.new("RGB", (1, 1))
 
     monkeypatch.setattr(board, "warp_picture", draw)
-    assert [name for name, _ in draw_warps(trained, 3)] == ["overview", *(f"class-{digit}" for digit in range(10))]
+    names = [name for name, *_ in draw_warps(trained, 3)]
+    assert names == ["overview", *(f"class-{digit}" for digit in range(10)), *of_all(trained)]
     assert drawn == [[digit for digit in range(10) for _ in "ab"], *([digit] * 3 for digit in range(10))]
 
 
 def test_the_same_run_gives_the_same_pictures(trained: TrainedRun):
-    first, second = dict(draw_warps(trained, 2)), dict(draw_warps(trained, 2))
+    first, second = ({name: picture for name, picture, _ in draw_warps(trained, 2)} for _ in range(2))
     assert all(first[name].tobytes() == second[name].tobytes() for name in first)
     assert len({picture.tobytes() for picture in first.values()}) == len(first)
 
 
 def test_files_and_board_show_the_same(trained: TrainedRun):
+    list(write_warps(trained, 1))  # of which nothing is to stay
     files = list(write_warps(trained, 2))
-    assert [file.parent for file in files] == [trained.run.plots] * 11
+    assert [file.parent for file in files] == [trained.run.plots] * (11 + len(of_all(trained)))
     shown_on_board = EventAccumulator(str(trained.run.tensorboard)).Reload()
     for file in files:
         name = file.stem.removeprefix("warps-R-")
@@ -73,4 +80,11 @@ def test_a_folder_that_cannot_be_written_is_a_resource_error(trained: TrainedRun
     (tmp_path / "plots").write_text("in the way")
     elsewhere = TrainedRun(**vars(trained) | {"run": RunFolder(tmp_path)})
     with pytest.raises(ResourceError, match=r"plots/warps-R-overview\.png"):
+        list(write_warps(elsewhere, 1))
+
+
+def test_a_board_that_cannot_be_written_is_a_resource_error(trained: TrainedRun, tmp_path: Path):
+    (tmp_path / "tb").write_text("in the way")
+    elsewhere = TrainedRun(**vars(trained) | {"run": RunFolder(tmp_path)})
+    with pytest.raises(ResourceError, match=r"cannot write .*tb: "):
         list(write_warps(elsewhere, 1))

@@ -2,7 +2,9 @@
 
 import importlib
 import socket
+import sys
 import warnings
+import webbrowser
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from stn_cli.errors import ResourceError
 from stn_cli.visualize import server
-from stn_cli.visualize.server import HOST, free_port, start_tensorboard
+from stn_cli.visualize.server import HOST, free_port, open_browser, start_tensorboard
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # the html5lib that TensorBoard brings along deprecates itself
@@ -103,3 +105,42 @@ def test_a_port_that_cannot_be_opened_is_named(board: Any, tmp_path: Path, taken
     with pytest.raises(ResourceError, match=f"cannot open the port {port}. Choose another --port."):
         start_tensorboard(tmp_path, port)
     assert ports(board) == [port]
+
+
+@pytest.mark.parametrize(
+    ("platform", "terminal", "surroundings", "opened"),
+    [
+        ("linux", True, {"DISPLAY": ":0"}, True),
+        ("linux", True, {"WAYLAND_DISPLAY": "wayland-0"}, True),
+        ("linux", True, {"BROWSER": "w3m"}, True),
+        ("linux", True, {}, False),
+        ("linux", True, {"DISPLAY": ""}, False),
+        ("linux", False, {"DISPLAY": ":0"}, False),
+        ("darwin", True, {}, True),
+        ("darwin", True, {"SSH_CONNECTION": "1.2.3.4"}, False),
+        ("darwin", False, {}, False),
+    ],
+)
+def test_a_browser_is_opened_where_somebody_sees_it(
+    monkeypatch: pytest.MonkeyPatch, platform: str, terminal: bool, surroundings: dict[str, str], opened: bool
+):
+    shown: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: bool(shown.append(address) or True))
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER", "SSH_CONNECTION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in surroundings.items():
+        monkeypatch.setenv(name, value)
+    assert open_browser("http://127.0.0.1:6006/") is opened
+    assert shown == ["http://127.0.0.1:6006/"] * opened
+
+
+def test_a_browser_that_does_not_start_is_no_fault(monkeypatch: pytest.MonkeyPatch):
+    def fail(_: str) -> bool:
+        raise webbrowser.Error("could not locate runnable browser")
+
+    monkeypatch.setattr(webbrowser, "open", fail)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("BROWSER", "nowhere")
+    assert open_browser("http://127.0.0.1:6006/") is False
