@@ -35,7 +35,7 @@ DatasetName = BeforeValidator(_canonical_dataset)
 # momentum, which is not stated (R). `quick` is for people with minutes.
 RECIPES: dict[str, dict[str, Any]] = {
     "quick": {
-        "epochs": 12,
+        "epochs": 6,
         "batch_size": 128,
         "learning_rate": 0.1,
         "schedule": "one-cycle",
