@@ -1,7 +1,9 @@
 """The optimiser, and its learning rate as a function of the step."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,8 +17,20 @@ from stn_cli.models.network import Network
 WARM_UP = 0.5  # share of a one-cycle run during which the rate rises; with 0.2 transformers hardly learn to turn digits
 START = 0.1  # the rate it rises from, relative to the peak
 
-# What checkpoints call the parts of an optimiser's state.
-STATES = {"momentum_buffer": "momentum", "step": "steps", "exp_avg": "mean", "exp_avg_sq": "square"}
+ADAM_SQUARE, ADAM_EPSILON = 0.999, 1e-8  # of Kingma and Ba (2015)
+
+_kernels: Any = torch  # these are underscored, and so private to a checker of types
+_listeners: list[Callable[[], None]] = []
+
+
+@dataclass
+class _Group:
+    """Parameters with one learning rate, `rate` times the schedule's. `state`: by its name in checkpoints."""
+
+    parameters: list[torch.nn.Parameter]
+    rate: float
+    state: dict[str, list[Tensor]]
+    now: float | Tensor = 0.0
 
 
 class Optimiser:
@@ -25,85 +39,70 @@ class Optimiser:
     A localisation network has few weights, which every image moves at once: with the step that suits the classifier,
     most of its ReLUs go dead in a few hundred steps, and with them all that tells one image's warp from another's.
     Adam's step does not depend on the gradient's size.
+
+    These are the kernels of torch.optim with `fused`: one pass over the weights, and they can skip a step that is not
+    finite without a transfer. The classes around them would import PyTorch's compiler, 1.5 s of each start, and take
+    half a millisecond of a step for what never changes here.
     """
 
     def __init__(self, network: Network, config: TrainConfig) -> None:
+        self._config = config
+        self._names = {parameter: name for name, parameter in network.named_parameters()}
         localisation: dict[float, list[torch.nn.Parameter]] = {}
         for place in network.by_place.values():
             for transformer, rate in zip(place.transformers, place.rates, strict=True):
                 group = localisation.setdefault(config.localisation_rate if rate is None else rate, [])
                 group += transformer.localisation.parameters()
         special = {id(parameter) for group in localisation.values() for parameter in group}
-        plain: list[dict[str, Any]] = [
-            {"params": [p for p in network.parameters() if id(p) not in special], "rate": 1.0}
-        ]
-        groups: list[dict[str, Any]] = [{"params": group, "rate": rate} for rate, group in localisation.items()]
-        adaptive = config.localisation_optimiser == "adam" and bool(groups)
-        # Fused: one pass over the weights, and it can skip a step that is not finite without a transfer.
-        sgd = torch.optim.SGD(
-            plain if adaptive else [*plain, *groups],
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        self._parts: list[torch.optim.Optimizer] = [sgd]
-        device = next(network.parameters()).device
-        if adaptive:
-            betas = (config.momentum, 0.999)
-            on_gpu = device.type == "cuda"  # where steps may be captured
-            self._parts.insert(0, torch.optim.Adam(groups, config.learning_rate, betas, fused=True, capturable=on_gpu))
-        self._names = {parameter: name for name, parameter in network.named_parameters()}
-        for part in self._parts:  # else the first step makes the state, and a skipped one leaves garbage there
-            for parameter in parameters_of(part):
-                part.state[parameter].update(_first_state(part, parameter))
+        plain = [parameter for parameter in network.parameters() if id(parameter) not in special]
+        first = _first_adam if config.localisation_optimiser == "adam" else self._first_sgd
+        self.groups = [_Group(plain, 1.0, self._first_sgd(plain))]
+        self.groups += [_Group(group, rate, first(group)) for rate, group in localisation.items()]
 
     @property
-    def groups(self) -> list[dict[str, Any]]:
-        """The parameter groups: everything else first, then the localisation networks of each rate."""
-        return [group for part in reversed(self._parts) for group in part.param_groups]
-
-    @property
-    def by_part(self) -> list[list[torch.nn.Parameter]]:
-        """The parameters of each method, SGD's last; `clip_norm` is for these."""
-        return [parameters_of(part) for part in self._parts]
+    def by_method(self) -> list[list[torch.nn.Parameter]]:
+        """The parameters of each method, SGD's first; `clip_norm` is for these."""
+        methods: dict[bool, list[torch.nn.Parameter]] = {}
+        for group in self.groups:
+            methods.setdefault("steps" in group.state, []).extend(group.parameters)
+        return list(methods.values())
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        for part in self._parts:
-            part.zero_grad()
+        for parameter in self._names:
+            parameter.grad = None
 
+    @torch.no_grad()
     def step(self, skip: Float[Tensor, ""] | None = None) -> None:
         """Update the weights by their gradients, unless `skip` is 1, which is read on the device."""
-        for part in self._parts:
-            if skip is not None:
-                # The fused kernels leave weights and state alone where this is 1 (as torch.amp.GradScaler uses it).
-                part.found_inf = skip  # pyright: ignore[reportAttributeAccessIssue]
-            part.step()
+        with torch.profiler.record_function("update"):
+            for group in self.groups:
+                gradients = [parameter.grad for parameter in group.parameters]
+                (self._adam if "steps" in group.state else self._sgd)(group, gradients, skip)
+        for call in _listeners:
+            call()
 
     def set_rates(self, rates: Sequence[float] | Float[Tensor, "groups"]) -> None:
         """Let the next update take these rates; those that lie on a CUDA device are read there, when it is made."""
         for group, rate in zip(self.groups, rates, strict=True):
-            group["lr"] = rate
+            group.now = rate
 
     def rates(self, rate: float) -> list[float]:
         """Return what each group gets of a learning rate."""
-        return [rate * group["rate"] for group in self.groups]
+        return [rate * group.rate for group in self.groups]
 
     def slow_localisation(self, factor: float) -> None:
         """Multiply the rates of all localisation networks."""
         for group in self.groups[1:]:
-            group["rate"] *= factor
+            group.rate *= factor
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the state of every parameter as "momentum.<parameter>" and the like: the tensors themselves."""
         return {
-            f"{STATES[key]}.{self._names[parameter]}": value
-            for part in self._parts
-            for parameter in parameters_of(part)
-            for key, value in part.state[parameter].items()
-            if value is not None
+            f"{kind}.{self._names[parameter]}": value
+            for group in self.groups
+            for kind, values in group.state.items()
+            for parameter, value in zip(group.parameters, values, strict=True)
         }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -120,17 +119,63 @@ class Optimiser:
                 )
             own.copy_(tensors[name])
 
+    def _first_sgd(self, parameters: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+        return {"momentum": [torch.zeros_like(p) for p in parameters]} if self._config.momentum else {}
 
-def parameters_of(optimiser: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
-    """Return all parameters of an optimiser of PyTorch."""
-    return [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    def _sgd(self, group: _Group, gradients: list[Any], skip: Tensor | None) -> None:
+        _kernels._fused_sgd_(
+            group.parameters,
+            gradients,
+            group.state.get("momentum", []),
+            weight_decay=self._config.weight_decay,
+            momentum=self._config.momentum,
+            lr=group.now,
+            dampening=0.0,
+            nesterov=self._config.nesterov,
+            maximize=False,
+            is_first_step=False,
+            found_inf=skip,
+        )
+
+    def _adam(self, group: _Group, gradients: list[Any], skip: Tensor | None) -> None:
+        steps = group.state["steps"]
+        _kernels._foreach_add_(steps, 1)
+        _kernels._fused_adam_(
+            group.parameters,
+            gradients,
+            group.state["mean"],
+            group.state["square"],
+            [],
+            steps,
+            lr=group.now,
+            beta1=self._config.momentum,
+            beta2=ADAM_SQUARE,
+            weight_decay=0.0,
+            eps=ADAM_EPSILON,
+            amsgrad=False,
+            maximize=False,
+            found_inf=skip,
+        )
+        if skip is not None:
+            _kernels._foreach_sub_(steps, [skip] * len(steps))
 
 
-def _first_state(optimiser: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> dict[str, Tensor]:
-    if isinstance(optimiser, torch.optim.Adam):
-        step = torch.zeros((), dtype=torch.float32, device=parameter.device)
-        return {"step": step, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
-    return {"momentum_buffer": torch.zeros_like(parameter)} if optimiser.defaults["momentum"] else {}
+def _first_adam(parameters: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+    return {
+        "steps": [torch.zeros((), device=parameter.device) for parameter in parameters],
+        "mean": [torch.zeros_like(parameter) for parameter in parameters],
+        "square": [torch.zeros_like(parameter) for parameter in parameters],
+    }
+
+
+@contextmanager
+def after_each_update(call: Callable[[], None]) -> Iterator[None]:
+    """Let something be called after each update that is made, by whichever optimiser, inside the block."""
+    _listeners.append(call)
+    try:
+        yield
+    finally:
+        _listeners.remove(call)
 
 
 def learning_rate(config: TrainConfig, step: int, total: int) -> float:

@@ -121,8 +121,8 @@ class TrainStep:
     def _clip(self) -> Tensor:
         """Clip the gradients of SGD's weights, and return the norm of all before it."""
         norms: list[Tensor] = []
-        for parameters in self._optimiser.by_part:
+        for parameters in self._optimiser.by_method:
             norms.append(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
         if self._config.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self._optimiser.by_part[-1], self._config.clip_norm, norms[-1])
+            torch.nn.utils.clip_grads_with_norm_(self._optimiser.by_method[0], self._config.clip_norm, norms[0])
         return norms[0] if len(norms) == 1 else torch.stack(norms).norm()

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.profiler import ProfilerAction, profile
 
 from stn_cli.storage import write_bytes
 from stn_cli.training.events import Event, Started
+from stn_cli.training.optimiser import after_each_update
 
 WARM_UP = 20  # steps before the trace, in which memory is taken and kernels are chosen
 STEPS = 10  # in the trace
@@ -49,7 +48,7 @@ def traced(events: Iterable[Event]) -> Iterator[Event | Traced]:
 
 @contextmanager
 def tracing(path: Path, ahead: int) -> Iterator[list[Path]]:
-    """Trace steps made inside the block, each of which ends with an update by SGD; yield a list to hold the path.
+    """Trace steps made inside the block, each of which ends with an update; yield a list to hold the path.
 
     `ahead`: how many steps will come. The trace is written when its last step is done, or when the block ends early.
     """
@@ -73,14 +72,6 @@ def tracing(path: Path, ahead: int) -> Iterator[list[Path]]:
             write_bytes(path, gzip.compress(plain.read_bytes()))
         written.append(path)
 
-    with profile(schedule=action, on_trace_ready=write, record_shapes=True, acc_events=True) as profiler:
-
-        def count(optimiser: torch.optim.Optimizer, *_: Any) -> None:
-            if isinstance(optimiser, torch.optim.SGD):  # whose update is the last of a step, after Adam's
-                profiler.step()
-
-        hook = register_optimizer_step_post_hook(count)
-        try:
-            yield written
-        finally:
-            hook.remove()
+    profiler = profile(schedule=action, on_trace_ready=write, record_shapes=True, acc_events=True)
+    with profiler, after_each_update(profiler.step):
+        yield written

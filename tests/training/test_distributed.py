@@ -201,7 +201,7 @@ def test_a_step_of_two_processes_is_their_shares_added_up_bit_for_bit(start: Sta
         for batch in (share.stream.batch(index) for share in shares):
             (len(batch.targets) / 33 * cross_entropy(network(batch.images).logits, batch.targets)).backward()
         assert config.train.clip_norm is not None
-        torch.nn.utils.clip_grad_norm_(optimiser.by_part[-1], config.train.clip_norm)
+        torch.nn.utils.clip_grad_norm_(optimiser.by_method[0], config.train.clip_norm)
         optimiser.step()
     for name, value in network.state_dict().items():
         assert torch.equal(last.tensors[f"network.{name}"], value), name
