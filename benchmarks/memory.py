@@ -21,7 +21,7 @@ from stn_cli.datasets.build import build_scene
 from stn_cli.datasets.loader import BatchLoader, TrainingStream
 from stn_cli.datasets.source import Source, Split
 from stn_cli.models.build import InputSpec, build_model
-from stn_cli.training.optimiser import build_optimiser
+from stn_cli.training.optimiser import Optimiser
 from stn_cli.training.run_folder import describe_environment
 from stn_cli.training.runtime import choose_runtime, keep_freed_memory
 from stn_cli.training.step import TrainStep
@@ -45,7 +45,7 @@ def median_step_ms(model: str, keep: bool, steps: int) -> float:
     stream = TrainingStream(loader, config.train.batch_size, 0)
     network = build_model(config.model, InputSpec(1, 28, 28, 10, (0.5,), (0.3,)), 0)
     network = runtime.place(network)
-    step = TrainStep(network, build_optimiser(network, config.train), config.train, steps + WARM_UP, runtime)
+    step = TrainStep(network, Optimiser(network, config.train), config.train, steps + WARM_UP, runtime)
     times: list[float] = []
     for i in range(steps + WARM_UP):
         began = time.perf_counter()

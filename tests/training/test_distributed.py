@@ -81,8 +81,8 @@ class Job:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         context = multiprocessing.get_context("forkserver")
-        # Imported once for all; an optimiser's first step imports torch._dynamo.
-        context.set_forkserver_preload(["stn_cli.training.loop", "stn_cli.cli.train", "torch._dynamo"])
+        # Imported once for all.
+        context.set_forkserver_preload(["stn_cli.training.loop", "stn_cli.cli.train"])
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(len(commands))}
         self.processes: list[BaseProcess] = []
         for rank, arguments in enumerate(commands):
