@@ -4,9 +4,8 @@
 
 On a CUDA device where there is one, else on the CPU; what is compared computes on the same.
 
-a. The network of PyTorch's "Spatial Transformer Networks Tutorial" (pytorch.org, G. Hamrouni), written anew, with what
-   such scripts have around it: a DataLoader with two workers, torchvision's RandomRotation, ToTensor and Normalize on
-   PIL images, SGD, float32. Batches of 64, as there, and of 256.
+a. PyTorch's "Spatial Transformer Networks Tutorial" as people run it (tutorial.py): a DataLoader with two workers,
+   torchvision's transforms, SGD, float32. Batches of 64, as there, and of 256.
 b. The same network of our parts (a look at its answers says whether it is the same) under our engine, in the precision
    and with the convolutions that the trial takes, rotated as far. On a CUDA device also eight of them side by side,
    each in a thread and on a stream of its own.
@@ -37,6 +36,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tutorial import MEAN, STD, TutorialNetwork, tutorial_speed
 
 from stn_cli.config_files import load_config
 from stn_cli.datasets.build import build_source
@@ -53,7 +53,7 @@ from stn_cli.training.engine import Engine, choose_engine
 from stn_cli.training.optimiser import Optimiser
 from stn_cli.training.run_folder import describe_environment
 from stn_cli.training.runtime import Runtime, choose_runtime, keep_freed_memory
-from stn_cli.training.speed import measure_peak, measure_speed, repeated_stream, synchronise, time_steps
+from stn_cli.training.speed import measure_peak, measure_speed, repeated_stream, time_steps
 from stn_cli.training.step import TrainStep
 from stn_cli.training.trial import try_out
 
@@ -63,43 +63,14 @@ RESULTS = Path(__file__).parent / "results" / ("train_speed_cuda.json" if ON_GPU
 CASES = ("tutorial-64", "engine-64", "tutorial-256", "engine-256", "st-cnn-256", "cnn-256")
 PACKED = ("packed-64", "packed-256")  # on a CUDA device
 IMAGES = 60_000
-WARM_UP = 20  # batches of the tutorial before the clock starts, more than its workers make ahead
-MEAN, STD = 0.1307, 0.3081
 TIMES_FASTER, PEAK_PERCENT = (50 if ON_GPU else 8), 30
 PACKED_TIMES_FASTER, SIDE_BY_SIDE = 300, 8
 RUN_STEPS, RUN_SECONDS = 150_000, 60
 LOOK_EVERY = 50  # steps, as `stn train` reads its counts
 
 
-class TutorialNetwork(nn.Module):
-    """The tutorial's network: a transformer on normalised images, two convolutions, log-probabilities."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 10, 5)
-        self.conv2 = nn.Conv2d(10, 20, 5)
-        self.drop = nn.Dropout2d()
-        self.fc1 = nn.Linear(320, 50)
-        self.fc2 = nn.Linear(50, 10)
-        self.localisation = nn.Sequential(
-            nn.Conv2d(1, 8, 7), nn.MaxPool2d(2, 2), nn.ReLU(), nn.Conv2d(8, 10, 5), nn.MaxPool2d(2, 2), nn.ReLU()
-        )
-        self.theta = nn.Sequential(nn.Linear(90, 32), nn.ReLU(), nn.Linear(32, 6))
-        self.theta[2].weight.data.zero_()
-        self.theta[2].bias.data.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return log-probabilities, [n, 10]."""
-        theta = self.theta(self.localisation(images).flatten(1)).view(-1, 2, 3)
-        x = F.grid_sample(images, F.affine_grid(theta, images.size(), align_corners=False), align_corners=False)
-        x = F.relu(F.max_pool2d(self.conv1(x), 2))
-        x = F.relu(F.max_pool2d(self.drop(self.conv2(x)), 2))
-        x = F.relu(self.fc1(x.flatten(1)))
-        return F.log_softmax(self.fc2(F.dropout(x, training=self.training)), dim=1)
-
-
 class InEngine(nn.Module):
-    """The same network in our parts. The cross entropy of log-probabilities is their likelihood loss.
+    """The same network in our parts. The cross entropy of its logits is the likelihood loss of their logarithms.
 
     Dropping whole channels commutes with pooling and ReLU, so it comes after them; and with images and channels having
     changed places, since the stages' maps have the images innermost in memory.
@@ -122,7 +93,7 @@ class InEngine(nn.Module):
         warped = sample(images, affine_grid(theta, (28, 28)))
         features = self.drop(self.conv2(self.conv1(warped)).transpose(0, 1)).transpose(0, 1).flatten(1)
         hidden = F.dropout(F.relu(self.fc1(features)), training=self.training)
-        return ModelOutput(F.log_softmax(self.fc2(hidden).float(), dim=1), ())
+        return ModelOutput(self.fc2(hidden).float(), ())
 
 
 def same_network() -> InEngine:
@@ -133,50 +104,9 @@ def same_network() -> InEngine:
         {name.replace("localisation.3", "localisation.1"): w for name, w in theirs.state_dict().items()}
     )
     images = torch.rand(16, 1, 28, 28)
-    torch.testing.assert_close(ours(images).logits, theirs((images - MEAN) / STD), atol=1e-4, rtol=0)
+    answers = F.log_softmax(ours(images).logits, dim=1)
+    torch.testing.assert_close(answers, theirs((images - MEAN) / STD), atol=1e-4, rtol=0)
     return InEngine()
-
-
-def tutorial_speed(batch_size: int, seconds: float) -> float:
-    """Return images per second of the tutorial's script."""
-    from torchvision import datasets, transforms
-
-    steps = [transforms.RandomRotation(90), transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))]
-    transform = transforms.Compose(steps)
-    if "STN_DATA" in os.environ:
-        data = datasets.MNIST(os.environ["STN_DATA"], train=True, transform=transform)
-    else:
-        data = PilImages(load_source(), transform)
-    loader = torch.utils.data.DataLoader(data, batch_size=batch_size, shuffle=True, num_workers=2)
-    network = TutorialNetwork().train().to(DEVICE)
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.01)
-    done, began = -WARM_UP, 0.0
-    while True:
-        for images, targets in loader:
-            if done == 0:
-                began = time.perf_counter()
-            optimiser.zero_grad()
-            F.nll_loss(network(images.to(DEVICE)), targets.to(DEVICE)).backward()
-            optimiser.step()
-            done += 1
-            if done > 0 and time.perf_counter() - began > seconds:
-                synchronise(DEVICE)
-                return done * batch_size / (time.perf_counter() - began)
-
-
-class PilImages(torch.utils.data.Dataset):
-    """Images of a source as torchvision's MNIST gives them."""
-
-    def __init__(self, source: Source, transform: Any) -> None:
-        self.images, self.targets, self.transform = source.train.images[:, 0], source.train.targets, transform
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        from PIL import Image
-
-        return self.transform(Image.fromarray(self.images[i].numpy())), int(self.targets[i])
 
 
 def load_source() -> Source:
@@ -253,7 +183,7 @@ def measure(case: str, seconds: float) -> dict[str, Any]:
     """Measure one case in this process."""
     kind, _, size = case.rpartition("-")
     if kind == "tutorial":
-        return {"images_per_second": tutorial_speed(int(size), seconds)}
+        return {"images_per_second": tutorial_speed(int(size), seconds, DEVICE, load_source)}
     if kind == "packed":
         return {"images_per_second": packed_speed(int(size), seconds)}
     if kind == "engine":

@@ -132,7 +132,7 @@ class RuntimeConfig(Section):
     )
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; else what PyTorch takes")
     steps: Annotated[Literal["auto", "captured", "eager"], LowerName] = Field(
-        "auto", description="of training: captured as CUDA graphs, auto on a GPU, or one by one"
+        "auto", description="of training: captured, recorded once and replayed, as auto has it, or one by one"
     )
 
 

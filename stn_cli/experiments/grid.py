@@ -10,25 +10,27 @@ from typing import Any
 
 import yaml
 
-from stn_cli.config import RunConfig
+from stn_cli.config import RECIPES, RunConfig
 from stn_cli.config_files import config_folder, load_config, read_settings
 from stn_cli.config_problems import ConfigError, nearest
 from stn_cli.errors import UsageError
 
-KEYS = {"title", "source", "base", "axes", "paper"}
+KEYS = {"title", "source", "base", "recipes", "axes", "paper"}
 
 
 @dataclass(frozen=True)
 class Grid:
     """What a table is made of. `rows` and `columns`: the overrides that each name stands for, in their order.
 
-    `axes`: the names of the two. `base`: overrides of every run. `paper`: published errors in percent by (row, column).
+    `axes`: the names of the two. `base`: overrides of every run. `recipes`: more of those, by the recipe of the runs
+    that they are for. `paper`: published errors in percent by (row, column).
     """
 
     name: str
     title: str
     source: str
     base: tuple[str, ...]
+    recipes: dict[str, tuple[str, ...]]
     axes: tuple[str, str]
     rows: dict[str, tuple[str, ...]]
     columns: dict[str, tuple[str, ...]]
@@ -74,9 +76,13 @@ def load_grid(name: str) -> Grid:
     rows, columns = (_choices(file, name, axis) for name, axis in axes.items())
     paper = _published(file, found.get("paper") or {}, rows, columns)
     base = _overrides(_mapping(file, "base", found.get("base") or {}))
+    recipes = _mapping(file, "recipes", found.get("recipes") or {})
+    if unknown := sorted(recipes.keys() - RECIPES.keys()):
+        raise ConfigError([f"{file}: recipes names {key}. {nearest(key, sorted(RECIPES))}" for key in unknown])
+    of_recipes = {key: _overrides(_mapping(file, f"recipes.{key}", given)) for key, given in recipes.items()}
     first, second = axes
     title, source = (str(found.get(key) or "") for key in ("title", "source"))
-    return Grid(file.stem, title or file.stem, source, base, (first, second), rows, columns, paper)
+    return Grid(file.stem, title or file.stem, source, base, of_recipes, (first, second), rows, columns, paper)
 
 
 def cells_of(
@@ -100,7 +106,7 @@ def cells_of(
                 name = f"{slug(row)}-{slug(column)}-seed{seed}"
                 own = [f"name={name}", f"runs_dir={folder}", f"seed={seed}"]
                 try:
-                    config = load_config(None, [*grid.base, *overrides, *of_row, *of_column, *own])
+                    config = _config(grid, [*overrides, *of_row, *of_column, *own])
                 except ConfigError as error:
                     problems |= dict.fromkeys(f"{grid.name}, {row}, {column}: {problem}" for problem in error.problems)
                     continue
@@ -111,6 +117,23 @@ def cells_of(
     if not chosen:
         raise UsageError(f"no run of {grid.name} is {only}", f"Rows are {', '.join(grid.rows)}.")
     return chosen
+
+
+def _config(grid: Grid, overrides: list[str]) -> RunConfig:
+    """Return the configuration of a run. A length that is asked for, or another recipe's, is instead of the grid's."""
+    recipe, has_length = _recipe([*grid.base, *overrides]), _without_length(overrides) != overrides
+    base = _without_length(grid.base) if has_length or recipe != _recipe(grid.base) else grid.base
+    of_recipe = grid.recipes.get(recipe, ())
+    return load_config(None, [*base, *(_without_length(of_recipe) if has_length else of_recipe), *overrides])
+
+
+def _recipe(overrides: Sequence[str]) -> str:
+    said = [value for key, _, value in (one.partition("=") for one in overrides) if key == "train.recipe"]
+    return said[-1].lower() if said else "quick"
+
+
+def _without_length(overrides: Sequence[str]) -> list[str]:
+    return [one for one in overrides if not one.startswith(("train.epochs=", "train.iterations="))]
 
 
 def slug(name: str) -> str:

@@ -73,8 +73,8 @@ def _planes(matrix: Float[Tensor, "n rows 3"], size: tuple[int, int]) -> Float[T
     """
     x = pixel_centres(size[1], dtype=matrix.dtype, device=matrix.device)
     y = pixel_centres(size[0], dtype=matrix.dtype, device=matrix.device)
-    along_x = matrix[:, :, 0, None] * x + matrix[:, :, 2, None]
-    along_y = matrix[:, :, 1, None] * y
+    of_x, of_y, constant = matrix[..., None].unbind(2)
+    along_x, along_y = of_x * x + constant, of_y * y
     return along_x[:, :, None, :] + along_y[:, :, :, None]
 
 

@@ -4,6 +4,7 @@ Source: section 3.2 of the paper; Bookstein, Principal Warps (1989).
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -154,8 +155,9 @@ def _offsets(
 ) -> Iterator[tuple[int, Float[Tensor, "n k 1"], Float[Tensor, "n k 1"]]]:
     """Yield how far points lie from each control point in x and y: one after another, which keeps memory small."""
     x, y = points[..., :1], points[..., 1:]
-    for j, point in enumerate(target_points):
-        yield j, x - float(point[0]), y - float(point[1])
+    controls = cast("list[list[float]]", target_points.tolist())  # pyright: ignore[reportUnknownMemberType] - of torch
+    for j, (point_x, point_y) in enumerate(controls):
+        yield j, x - point_x, y - point_y
 
 
 def _solved(

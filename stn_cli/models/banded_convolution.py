@@ -3,42 +3,78 @@
 The pixels of one pooling window depend on a square of the input a little larger than a filter. Written as vectors, the
 one is the other times a matrix that holds the filters once for each place in the window, shifted: a band. Its zeros
 cost up to half as much arithmetic again, but the places of a window come out as blocks of rows, whose maximum is taken
-elementwise: nothing is searched, gathered or scattered.
+elementwise: nothing is searched, gathered or scattered. The bias is a column more, and what is seen there is 1.
 
 Maps lie with their images side by side, [channels, height, width, n] in memory, so that whatever is taken apart or
 added up here is rows of n values: in that order a processor's vectors are full however small filters and maps are.
 """
 
+import math
 from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import pad
 
 
 class _Shape(NamedTuple):
-    """Sizes of a stage: `rows` × `columns` tiles of `tile` × `tile` windows of `pool` × `pool` outputs.
+    """Sizes of a stage. A pooling window sees `reach` × `reach` inputs, and the next one lies `pool` farther."""
 
-    A tile sees `reach` × `reach` inputs, and the next one lies a `stride` farther.
-    """
-
+    n: int
     channels: int
+    height: int
+    width: int
     filters: int
     side: int
     pool: int
-    tile: int
-    rows: int
-    columns: int
+    ceil_mode: bool
+    dtype: torch.dtype
+    device: torch.device
 
     @property
-    def stride(self) -> int:
-        return self.pool * self.tile
+    def outputs(self) -> tuple[int, int]:
+        """Height and width of what is handed on."""
+        part = self.pool - 1 if self.ceil_mode else 0
+        high, wide = ((length - self.side + 1 + part) // self.pool for length in (self.height, self.width))
+        return high, wide
 
     @property
     def reach(self) -> int:
-        return self.side + self.stride - 1
+        return self.side + self.pool - 1
+
+    @property
+    def seen(self) -> tuple[int, int]:
+        """Height and width of the maps with as many zeros behind as the last windows reach over their edges."""
+        high, wide = ((count - 1) * self.pool + self.reach for count in self.outputs)
+        return max(high, self.height), max(wide, self.width)
+
+
+class Workspaces:
+    """The memory that a stage works in, kept from one training batch to the next.
+
+    What lies where it lay before is in the processor's caches, and views of it need to be made but once. There is more
+    than one where a stage is called again before the backward pass of the call before; a batch of another size takes
+    their place. Copies of a stage begin with none.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[_Workspace] = []
+
+    def take(self, shape: _Shape) -> "_Workspace":
+        """Return one that nobody uses."""
+        while self._free:
+            workspace = self._free.pop()
+            if workspace.shape == shape:
+                return workspace
+        return _Workspace(shape)
+
+    def give(self, workspace: "_Workspace") -> None:
+        """Take one back."""
+        self._free.append(workspace)
+
+    def __deepcopy__(self, _: dict[int, Any]) -> "Workspaces":
+        return Workspaces()
 
 
 def banded_stage(
@@ -49,38 +85,33 @@ def banded_stage(
     pool: int = 1,
     ceil_mode: bool = False,
     precision: torch.dtype | None = None,
+    workspaces: Workspaces | None = None,
 ) -> Float[Tensor, "n filters h w"]:
     """Return ReLU(max-pooling(convolution)), stride 1 and no padding; differentiable once.
 
-    Products are made, and maps returned, in `precision`, by default that of the weights; their sums in float32 at
+    Products are made, and maps returned, in `precision`, by default that of the weights, and added up in float32 at
     least. Where several values of a window are the largest, the first gets the gradient, as in PyTorch.
+    `workspaces`: of the stage, for speed.
     Convention: the result's memory is [filters, h, w, n]; images that lie so are read as they are.
     """
+    n, channels, height, width = images.shape
+    filters, _, side, _ = weight.shape
     precision = weight.dtype if precision is None else precision
-    return cast("Tensor", _BandedStage.apply(images, weight, bias, pool, ceil_mode, precision))
+    shape = _Shape(n, channels, height, width, filters, side, pool, ceil_mode, precision, images.device)
+    if torch.is_grad_enabled() and any(part.requires_grad for part in (images, weight, bias)):
+        return cast("Tensor", _BandedStage.apply(images, weight, bias, shape, workspaces or Workspaces()))
+    return _Workspace(shape).forward(images, weight, bias).permute(3, 0, 1, 2)
 
 
 class _BandedStage(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, pool: int, ceil_mode: bool, precision: torch.dtype
+        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, shape: _Shape, workspaces: Workspaces
     ) -> Tensor:
-        filters, channels, side, _ = weight.shape
-        height, width = (length - side + 1 for length in images.shape[2:])
-        part = pool - 1 if ceil_mode else 0
-        rows, columns = (height + part) // pool, (width + part) // pool
-        tile = _tile(channels, filters, pool, height, width)
-        shape = _Shape(channels, filters, side, pool, tile, rows // tile, columns // tile)
-        maps = _padded(_lying(images.to(precision)), shape)
-        patches, band = _patches(maps, shape), _band(weight.to(precision), shape)
-        products = (band @ patches).view(pool, pool, tile, tile, filters, shape.rows, shape.columns, -1)
-        _leave_out(products, height, width)
-        largest, kept = _largest(products.flatten(0, 1))
-        output = largest.new_empty(filters, rows, columns, len(images))
-        torch.add(largest, bias.to(precision)[:, None, None, None], out=_by_tile(output, shape)).relu_()
-        ctx.save_for_backward(patches, band, kept, output)
-        ctx.shape, ctx.size, ctx.maps = shape, images.shape, maps.shape
-        ctx.lies = images.permute(1, 2, 3, 0).is_contiguous()
+        workspace = workspaces.take(shape)
+        output = workspace.forward(images, weight, bias)
+        ctx.shape, ctx.workspaces, ctx.workspace = shape, workspaces, workspace
+        ctx.save_for_backward(images, weight, bias, output)
         return output.permute(3, 0, 1, 2)
 
     @staticmethod
@@ -88,31 +119,115 @@ class _BandedStage(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
-        patches, band, kept, output = cast("tuple[Tensor, ...]", ctx.saved_tensors)
-        shape = cast("_Shape", ctx.shape)
+        images, weight, bias, output = cast("tuple[Tensor, ...]", ctx.saved_tensors)
+        workspace = cast("_Workspace | None", ctx.workspace)
+        ctx.workspace = None
+        if workspace is None:  # a second time: the first has used up what the forward pass left
+            workspace = cast("Workspaces", ctx.workspaces).take(ctx.shape)
+            workspace.forward(images, weight, bias)
         gradient = torch.ops.aten.threshold_backward(_lying(gradients[0]), output, 0)
-        products = _spread(_by_tile(gradient, shape), kept).view(len(band), -1)
-        images = weight = bias = None
+        workspace.spread(gradient)
+        of_images = of_weight = of_bias = None
+        if any(ctx.needs_input_grad[1:]):
+            of_weight, of_bias = workspace.gradients_of_filters()
         if ctx.needs_input_grad[0]:
-            height, width = ctx.size[2:]
-            lying = _gathered(band.T @ products, ctx.maps, shape)[:, :height, :width]
-            images = lying.permute(3, 0, 1, 2) if ctx.lies else lying.flatten(0, 2).T.contiguous().view(ctx.size)
-        if ctx.needs_input_grad[1]:
-            weight = _filters(products @ patches.T, shape)
-        if ctx.needs_input_grad[2]:
-            bias = gradient.flatten(1).sum(1, dtype=_wide(gradient.dtype))
-        return images, weight, bias, None, None, None
+            lying = workspace.gradient_of_images()
+            lay_so = images.permute(1, 2, 3, 0).is_contiguous()
+            of_images = lying.permute(3, 0, 1, 2) if lay_so else lying.flatten(0, 2).T.contiguous().view(images.shape)
+        ctx.workspaces.give(workspace)
+        return of_images, of_weight, of_bias, None, None
 
 
-def _tile(channels: int, filters: int, pool: int, height: int, width: int) -> int:
-    """Return how many windows, down and across, share a patch.
+class _Workspace:
+    """The memory of a stage for one shape, and all views of it that forward and backward pass need."""
 
-    Four where one channel meets few filters: then copying patches and adding up their gradients takes as long as the
-    products, and there is half as much of it; the products have more zeros, but sizes that processors are better at.
-    It saves a twentieth of the whole step of a network that begins so.
-    """
-    whole = height % (2 * pool) == 0 == width % (2 * pool)
-    return 2 if pool > 1 and channels == 1 and filters <= 16 and whole else 1
+    def __init__(self, shape: _Shape) -> None:
+        self.shape = shape
+        n, channels, filters, pool, reach = shape.n, shape.channels, shape.filters, shape.pool, shape.reach
+        (rows, columns), places, values = shape.outputs, pool * pool, reach * reach * channels
+
+        def empty(*size: int) -> Tensor:
+            return torch.empty(size, dtype=shape.dtype, device=shape.device)
+
+        # What the windows see of the maps; once it has served for the gradients of the filters, that of itself. Below
+        # it a row of ones, and one of zeros where their number would be odd: bf16 is multiplied in pairs.
+        self.seen = empty(values + 2 - values % 2, rows * columns * n).zero_()
+        self.seen[values] = 1
+        self.patches = self.seen[:values]
+        self.taken = self.patches.view(reach, reach, channels, rows, columns, n)
+        self.maps = None
+        if shape.seen != (shape.height, shape.width):
+            self.maps = empty(channels, *shape.seen, n).zero_()
+        high, wide = shape.seen
+        row = wide * n
+        self.strides = (row, n, high * row, pool * row, pool * n, 1)
+
+        self.band = empty(places * filters, len(self.seen)).zero_()
+        self.band_gradient = torch.empty_like(self.band)
+        self.diagonals, self.diagonals_gradient = (_diagonals(band, shape) for band in (self.band, self.band_gradient))
+        self.bias, self.bias_gradient = (
+            band[:, values].view(places, filters) for band in (self.band, self.band_gradient)
+        )
+        self.filters = self.band[:, :values]
+
+        # One slot more than places: see `forward` and `spread`.
+        self.slots = empty(places + 1, filters, rows, columns, n)
+        self.each = list(self.slots)
+        self.products = self.slots[1:].view(len(self.band), -1)
+        self.left_out = _left_out(self.slots[1:].view(pool, pool, *self.slots.shape[1:]), shape)
+        self.pieces = _pieces(self.taken, shape)
+
+    def forward(self, images: Tensor, weight: Tensor, bias: Tensor) -> Float[Tensor, "filters h w n"]:
+        """Return the stage's output, and keep what the gradients need.
+
+        For each place but the first, what is kept is whether those before it win: 1, else 0, in the slot that has
+        become free. As numbers, since boolean masks take ten times as long to make and to use.
+        """
+        shape = self.shape
+        maps = _lying(images.to(shape.dtype))
+        if self.maps is not None:
+            self.maps[:, : shape.height, : shape.width].copy_(maps)
+            maps = self.maps
+        self.taken.copy_(maps.as_strided(self.taken.shape, self.strides))
+        self.diagonals.copy_(weight.permute(0, 2, 3, 1))
+        self.bias.copy_(bias)
+        torch.mm(self.band, self.seen, out=self.products)
+        for view in self.left_out:
+            view.fill_(-math.inf)
+        spare, largest, *others = self.each
+        for place in others:
+            torch.ge(largest, place, out=spare)
+            torch.maximum(largest, place, out=largest)
+            spare = place
+        return largest.clamp_min(0)  # ReLU, which cannot be told where to put its result
+
+    def spread(self, gradient: Float[Tensor, "filters h w n"]) -> None:
+        """Give the gradient of each maximum to the place that it is from."""
+        slots = self.each
+        if len(slots) == 2:
+            slots[1].copy_(gradient)
+        for k in range(len(slots) - 2, 0, -1):
+            torch.mul(gradient, slots[k if k > 1 else 0], out=slots[k])
+            torch.sub(gradient, slots[k], out=slots[k + 1])
+            gradient = slots[k]
+
+    def gradients_of_filters(self) -> tuple[Float[Tensor, "filters channels side side"], Float[Tensor, "filters"]]:
+        """Return those of weight and bias from what is spread."""
+        torch.mm(self.products, self.seen.T, out=self.band_gradient)
+        wide = _wide(self.shape.dtype)
+        of_weight = self.diagonals_gradient.sum(dim=(0, 1), dtype=wide).permute(0, 3, 1, 2)
+        return of_weight, self.bias_gradient.sum(0, dtype=wide)
+
+    def gradient_of_images(self) -> Float[Tensor, "channels height width n"]:
+        """Return it from what is spread: the sums of overlapping patches. The last thing that is asked for."""
+        torch.mm(self.filters.T, self.products, out=self.patches)
+        shape = self.shape
+        # Nine or sixteen numbers may be added up in bf16: that errs 1.3 times as much as the library, 49 twice as much.
+        dtype = shape.dtype if shape.pool > 1 else _wide(shape.dtype)
+        total = self.patches.new_zeros(shape.channels, *shape.seen, shape.n, dtype=dtype)
+        for piece, strides, offset in self.pieces:
+            total.as_strided(piece.shape, strides, offset).add_(piece)
+        return total if self.maps is None else total[:, : shape.height, : shape.width].contiguous()
 
 
 def _lying(maps: Float[Tensor, "n channels height width"]) -> Float[Tensor, "channels height width n"]:
@@ -121,101 +236,43 @@ def _lying(maps: Float[Tensor, "n channels height width"]) -> Float[Tensor, "cha
     return turned if turned.is_contiguous() else maps.flatten(1).T.contiguous().view(turned.shape)
 
 
-def _padded(maps: Float[Tensor, "channels height width n"], shape: _Shape) -> Float[Tensor, "channels high wide n"]:
-    """Return maps with as many zeros below and on the right as the last tiles reach over their edges."""
-    below = (shape.rows - 1) * shape.stride + shape.reach - maps.shape[1]
-    right = (shape.columns - 1) * shape.stride + shape.reach - maps.shape[2]
-    return pad(maps, (0, 0, 0, max(right, 0), 0, max(below, 0))) if max(right, below) > 0 else maps
+def _diagonals(band: Tensor, shape: _Shape) -> Float[Tensor, "pool pool filters side side channels"]:
+    """Return the entries of a band that are a filter's, for every place in the window; a view."""
+    pool, side, reach = shape.pool, shape.side, shape.reach
+    row, column = reach * shape.channels, shape.channels
+    one_filter = band.stride(0)
+    across = shape.filters * one_filter
+    size = (pool, pool, shape.filters, side, side, shape.channels)
+    return band.as_strided(size, (pool * across + row, across + column, one_filter, row, column, 1))
 
 
-def _by_tile(maps: Tensor, shape: _Shape) -> Float[Tensor, "tile tile filters rows columns n"]:
-    """Return a view of maps, [filters, rows · tile, columns · tile, n], by the windows of a tile."""
-    tile = shape.tile
-    return maps.view(shape.filters, shape.rows, tile, shape.columns, tile, -1).permute(2, 4, 0, 1, 3, 5)
+def _left_out(places: Float[Tensor, "pool pool filters rows columns n"], shape: _Shape) -> list[Tensor]:
+    """Return views of all that lies beyond the convolution's last row and column: nothing there is to be largest."""
+    (high, wide), pool, side = shape.outputs, shape.pool, shape.side
+    below = high * pool - (shape.height - side + 1)
+    right = wide * pool - (shape.width - side + 1)
+    views = [places[-below:, ..., -1, :, :]] if below > 0 else []
+    return views + ([places[:, -right:, ..., -1, :]] if right > 0 else [])
 
 
-def _patches(maps: Tensor, shape: _Shape) -> Float[Tensor, "values tiles"]:
-    """Return what each tile sees, [reach · reach · channels, rows · columns · n]."""
-    return _seen(maps, shape).permute(4, 5, 0, 1, 2, 3).reshape(shape.reach**2 * shape.channels, -1)
+def _pieces(patches: Tensor, shape: _Shape) -> list[tuple[Tensor, tuple[int, ...], int]]:
+    """Return views of parts of patches, with the strides and the offset of where in the maps they belong.
 
-
-def _seen(maps: Tensor, shape: _Shape) -> Float[Tensor, "channels rows columns n reach reach"]:
-    """Return a view of maps, [channels, height, width, n], by what each tile sees of them."""
-    return maps.unfold(1, shape.reach, shape.stride).unfold(2, shape.reach, shape.stride)
-
-
-def _band(weight: Tensor, shape: _Shape) -> Float[Tensor, "places_and_filters values"]:
-    """Return the matrix that takes what a tile sees to the outputs in it."""
-    band = weight.new_zeros(shape.stride**2 * shape.filters, shape.reach**2 * shape.channels)
-    _diagonals(band, shape).copy_(weight.permute(0, 2, 3, 1))
-    return band
-
-
-def _filters(band: Tensor, shape: _Shape) -> Float[Tensor, "filters channels side side"]:
-    """Return the sums of a band's entries over the places of each filter."""
-    return _diagonals(band, shape).to(_wide(band.dtype)).sum(dim=(0, 1, 2, 3)).permute(0, 3, 1, 2)
-
-
-def _diagonals(band: Tensor, shape: _Shape) -> Float[Tensor, "pool pool tile tile filters side side channels"]:
-    """Return the entries of a band that are a filter's, for every place in the tile; a view."""
-    pool, tile, side, reach = shape.pool, shape.tile, shape.side, shape.reach
-    strides = band.view(pool, pool, tile, tile, shape.filters, reach, reach, shape.channels).stride()
-    down, across, low, right, *rest = strides
-    row, column = rest[1:3]
-    places = (down + row, across + column, low + pool * row, right + pool * column)
-    return band.as_strided((pool, pool, tile, tile, shape.filters, side, side, shape.channels), (*places, *rest))
-
-
-def _leave_out(products: Float[Tensor, "pool pool tile tile filters rows columns n"], height: int, width: int) -> None:
-    """Let nothing beyond the last row and column of the convolution be the largest of its window."""
-    pool, _, tile, _, _, rows, columns, _ = products.shape
-    below, right = rows * tile * pool - height, columns * tile * pool - width  # above 0 only where a tile is a window
-    if below > 0:
-        products[-below:, ..., -1, :, :] = -torch.inf
-    if right > 0:
-        products[:, -right:, ..., -1, :] = -torch.inf
-
-
-def _largest(
-    places: Tensor,
-) -> tuple[Float[Tensor, "tile tile filters rows columns n"], Float[Tensor, "places_less_1 ..."]]:
-    """Return the maximum over the places, and for each but the first where those before it keep it: 1, else 0.
-
-    As numbers, since boolean masks take ten times as long to make and to use. The first place becomes the maximum.
+    Squares as wide as windows are apart meet nowhere, so one of every window is added in one go.
     """
-    kept = torch.empty_like(places[1:])
-    largest = places[0]
-    for place, mask in zip(places[1:], kept, strict=True):
-        torch.ge(largest, place, out=mask)
-        torch.maximum(largest, place, out=largest)
-    return largest, kept
-
-
-def _spread(gradient: Tensor, kept: Tensor) -> Float[Tensor, "places tile tile filters rows columns n"]:
-    """Return the gradient of all places from that of their maximum: it goes to the one that is the maximum."""
-    if len(kept) == 0:
-        return gradient[None]
-    places = gradient.new_empty(len(kept) + 1, *gradient.shape)
-    for k in range(len(kept), 0, -1):
-        torch.mul(gradient, kept[k - 1], out=places[k - 1])
-        torch.sub(gradient, places[k - 1], out=places[k])
-        gradient = places[k - 1]
-    return places
-
-
-def _gathered(patches: Tensor, maps: torch.Size, shape: _Shape) -> Float[Tensor, "channels height width n"]:
-    """Return the sums of overlapping patches, added in float32; `maps` is the size of what they were taken from."""
-    total = patches.new_zeros(maps, dtype=_wide(patches.dtype))
-    seen = _seen(total, shape)
-    apart = patches.view(shape.reach, shape.reach, *seen.shape[:4]).permute(2, 3, 4, 5, 0, 1)
-    # Squares as wide as tiles are apart meet in none of them, so one of every tile is added in one go.
-    high, wide = (shape.stride if count > 1 else shape.reach for count in (shape.rows, shape.columns))
-    for to_rows, rows in zip(torch.split(seen, high, 4), torch.split(apart, high, 4), strict=True):
-        for to, square in zip(torch.split(to_rows, wide, 5), torch.split(rows, wide, 5), strict=True):
-            to.add_(square)
-    return total
+    n, pool, reach, (rows, columns) = shape.n, shape.pool, shape.reach, shape.outputs
+    high, wide = shape.seen
+    down, across = (pool if count > 1 else reach for count in (rows, columns))
+    row = wide * n
+    strides = (high * row, pool * row, pool * n, 1, row, n)
+    apart = patches.permute(2, 3, 4, 5, 0, 1)
+    return [
+        (apart[..., y : y + down, x : x + across], strides, y * row + x * n)
+        for y in range(0, reach, down)
+        for x in range(0, reach, across)
+    ]
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
-    """Return the precision that sums are made in."""
+    """Return the precision that sums over images are made in."""
     return torch.promote_types(dtype, torch.float32)

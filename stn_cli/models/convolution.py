@@ -1,5 +1,6 @@
 """The paper's stage of a convolutional network, convolution – max-pooling – ReLU, in the order that costs least."""
 
+from functools import partial
 from typing import Literal, cast, final
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d, relu
 
 from stn_cli.errors import UsageError
-from stn_cli.models.banded_convolution import banded_stage
+from stn_cli.models.banded_convolution import Workspaces, banded_stage
 
 Convolutions = Literal["library", "banded"]
 
@@ -28,6 +29,7 @@ class ConvolutionStage(nn.Conv2d):
         super().__init__(channels, filters, side)  # pyright: ignore[reportUnknownMemberType] - untyped in torch
         self.pool = pool
         self.ceil_mode = ceil_mode
+        self._workspaces = Workspaces()
 
     def forward(self, input: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n filters h w"]:
         """Return the stage's output, in the precision of the surrounding autocast."""
@@ -36,7 +38,8 @@ class ConvolutionStage(nn.Conv2d):
         # autocast knows conv2d, but neither our own product nor the late bias
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         if self.convolutions == "banded":
-            return banded_stage(input, weight, bias, pool=self.pool, ceil_mode=self.ceil_mode, precision=precision)
+            stage = partial(banded_stage, pool=self.pool, ceil_mode=self.ceil_mode, workspaces=self._workspaces)
+            return stage(input, weight, bias, precision=precision)
         output = conv2d(input.to(precision), weight.to(precision))
         if self.pool > 1:
             output = max_pool2d(output, self.pool, ceil_mode=self.ceil_mode)

@@ -1,4 +1,4 @@
-"""Training steps recorded as CUDA graphs and replayed: one launch in place of hundreds per step."""
+"""Training steps recorded once and replayed: on a GPU as CUDA graphs, one launch in place of hundreds per step."""
 
 from collections.abc import Callable, Sequence
 from threading import Lock
@@ -72,21 +72,25 @@ class CapturedSteps:
     Recording changes nothing of the run.
     """
 
-    def __init__(self, step: TrainStep, stream: TrainingStream, record: Recorder = record_graphs) -> None:
+    def __init__(
+        self, step: TrainStep, stream: TrainingStream, record: Recorder = record_graphs, at_once: int = AT_ONCE
+    ) -> None:
         self._step = step
         self._stream = stream
-        self._indices = stream.indices(0, AT_ONCE)
-        self._rates = step.rates(0, AT_ONCE)
+        self._indices = stream.indices(0, at_once)
+        self._rates = step.rates(0, at_once)
+        counts = sorted({at_once, 1}, reverse=True)
         with step.undone():
-            self._many, self._one = record([lambda: self._do(AT_ONCE), lambda: self._do(1)], stream.generator)
+            replays = record([lambda count=count: self._do(count) for count in counts], stream.generator)
+        self._replays = dict(zip(counts, replays, strict=True))
 
     def advance(self, done: int, most: int) -> int:
         """Do up to `most` steps after `done` ones and return how many."""
-        count, replay = (AT_ONCE, self._many) if most >= AT_ONCE else (1, self._one)
+        count = next(count for count in self._replays if count <= most)
         self._indices[:count].copy_(self._stream.indices(done, count))
         self._rates[:count].copy_(self._step.rates(done, count))
         self._stream.seek(done)
-        replay()
+        self._replays[count]()
         return count
 
     def _do(self, count: int) -> None:

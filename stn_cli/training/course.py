@@ -39,11 +39,12 @@ from stn_cli.training.warp_history import record_warps
 
 MOST_ROLL_BACKS = 3  # a transformer that collapses at a thousandth of its rate is beyond help
 ROLL_BACK_FACTOR = 0.1  # of its learning rate, each time
+WORTH_RECORDING = 100  # steps; to record them takes about as long on a CPU as it saves of so many
 SAVE_EVERY = 60.0  # seconds between checkpoints, beside those at evaluations: what a kill can cost
 
 
 class Training:
-    """A network, what it is trained on, and how far it has come: `done` steps of `total`."""
+    """A network, what it is trained on, and how far it has come: `done` steps of `total`, in `runtime`."""
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class Training:
         self._data = data
         self._network = network
         self._run = run
-        self._runtime = runtime
+        self.runtime = runtime
         self._ranks = ranks
         self._optimiser = Optimiser(network, config.train)
         self._step = TrainStep(network, self._optimiser, config.train, self.total, runtime, ranks)
@@ -95,15 +96,22 @@ class Training:
         """Let every rank begin here."""
         share_state(self._ranks, self.done, self._network, self._optimiser)
 
+    def choose_steps(self) -> Runtime:
+        """Choose how the steps that are left are made, and return the runtime with that."""
+        left = self.total - self.done
+        if left < WORTH_RECORDING and self.runtime.device.type == "cpu" and self._config.runtime.steps == "auto":
+            self.runtime = self.runtime.stepwise(f"since {left} are few")
+        return self.runtime
+
     def prepare(self) -> None:
-        """Choose how the steps that are left are made, and record them where they are to be replayed.
+        """Record the steps that are left where they are to be replayed.
 
         Raises:
-            ResourceError: they cannot be recorded as CUDA graphs.
+            ResourceError: they cannot be recorded.
         """
         self._network.train()
         if self.done < self.total:
-            self._engine = choose_engine(self._step, self._data.stream, self._runtime)
+            self._engine = choose_engine(self._step, self._data.stream, self.runtime)
 
     def steps(self, log: RunLogger, interruption: Interruption) -> Iterator[Event]:
         """Train to the end or to the first signal; yield an event per reading and per evaluation.
@@ -144,7 +152,7 @@ class Training:
 
     def summarise(self) -> dict[str, Any]:
         """Evaluate on the test set and return the result of the run."""
-        result = evaluate(self._network, self._data.test, len(self._data.classes), self._runtime, self._ranks)
+        result = evaluate(self._network, self._data.test, len(self._data.classes), self.runtime, self._ranks)
         config = self._config
         return {
             "run": str(self._run.path),
@@ -166,8 +174,8 @@ class Training:
             "best_validation_error_percent": self._best_error,
             "images_per_second": self.done * config.train.batch_size / self._clock.seconds,
             "train_seconds": self._clock.seconds,
-            "precision": self._runtime.precision,
-            "device": str(self._runtime.device),
+            "precision": self.runtime.precision,
+            "device": str(self.runtime.device),
         }
 
     def _read(self, log: RunLogger) -> Trained:
@@ -191,9 +199,9 @@ class Training:
         shown = self._showing.evaluation(self.done)
         if data.validation is not None:
             try:
-                result = evaluate(self._network, data.validation, len(classes), self._runtime, self._ranks)
+                result = evaluate(self._network, data.validation, len(classes), self.runtime, self._ranks)
             except LostRankError:  # which the next reduction finds again; the checkpoint of this step includes this
-                result = evaluate(self._network, data.validation, len(classes), self._runtime)
+                result = evaluate(self._network, data.validation, len(classes), self.runtime)
             error, warps = result.error_percent, result.warps
             outside = {} if result.outside_percent is None else {"outside_percent": result.outside_percent}
             values = {"loss": result.loss, "error_percent": error} | outside
@@ -204,15 +212,15 @@ class Training:
             write_checkpoint(self._run.best, self._checkpoint())
         self._showing.show(log, self.done, result)
         if self._config.log.images:
-            record_warps(self._run, self._network, data.test, len(classes), self._runtime, self.done)
+            record_warps(self._run, self._network, data.test, len(classes), self.runtime, self.done)
         yield from self._watch(log, self._warps_of_a_batch() if warps is None else warps)
 
     def _warps_of_a_batch(self) -> dict[str, WarpStatistics]:
         """Return what transformers do to the latest training batch, for runs that hold out no images."""
         images = self._data.stream.batch(self.done - 1).images
-        sums = WarpSums(self._network, self._runtime.device)
-        with torch.no_grad(), self._runtime.autocast():
-            sums.add(self._network(images.contiguous(memory_format=self._runtime.memory_format)).warps)
+        sums = WarpSums(self._network, self.runtime.device)
+        with torch.no_grad(), self.runtime.autocast():
+            sums.add(self._network(images.contiguous(memory_format=self.runtime.memory_format)).warps)
         return sums.statistics(len(images))
 
     def _watch(self, log: RunLogger, warps: dict[str, WarpStatistics]) -> Iterator[Collapsed]:

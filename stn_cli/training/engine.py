@@ -1,9 +1,10 @@
-"""How the steps of a run are made: one by one, or as CUDA graphs. Chosen once, before the first."""
+"""How the steps of a run are made: one by one, or recorded once and replayed. Chosen once, before the first."""
 
 from typing import Protocol
 
 from stn_cli.datasets.loader import TrainingStream
 from stn_cli.training.captured import CapturedSteps
+from stn_cli.training.recorded import record_operations
 from stn_cli.training.runtime import Runtime
 from stn_cli.training.step import TrainStep
 
@@ -33,6 +34,10 @@ def choose_engine(step: TrainStep, stream: TrainingStream, runtime: Runtime) -> 
     """Return what makes the steps, as the runtime says.
 
     Raises:
-        ResourceError: they cannot be recorded as CUDA graphs.
+        ResourceError: they cannot be recorded.
     """
-    return CapturedSteps(step, stream) if runtime.captured else EagerSteps(step, stream)
+    if not runtime.captured:
+        return EagerSteps(step, stream)
+    if runtime.device.type == "cpu":  # where a launch costs nothing, and a seek is for one step
+        return CapturedSteps(step, stream, record_operations, at_once=1)
+    return CapturedSteps(step, stream)

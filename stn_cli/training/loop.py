@@ -74,7 +74,7 @@ def train(
         finished = run.summary.is_file()  # so that its result is on the board already
         training.share()
         with RunLogger(run, resume_step=training.done) as log:
-            write_environment(run, runtime, ranks.size)
+            write_environment(run, training.choose_steps(), ranks.size)
             log.begin(run, settings_of(config, training.total, count_parameters(network)))
             if training.done == 0:
                 training.save(log)  # from here on the run can go on, whatever comes; and a full disk shows at once
@@ -85,7 +85,7 @@ def train(
                 layer_widths(network.classifier),
                 training.done,
                 training.total,
-                runtime,
+                training.runtime,
             )
             try:
                 yield from training.steps(log, interruption)

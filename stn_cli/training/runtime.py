@@ -12,7 +12,7 @@ from stn_cli.errors import ResourceError, UsageError
 from stn_cli.models.convolution import choose_convolutions
 from stn_cli.models.network import Network
 
-GRAPHS = "; steps as CUDA graphs"
+RECORDED = {"cuda": "; steps as CUDA graphs", "cpu": "; steps recorded"}  # said of devices where they can be
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Runtime:
     precision: str
     reason: str
     convolutions: str = "library"  # as `choose_convolutions` takes it
-    captured: bool = False  # whether training steps are replayed as CUDA graphs
+    captured: bool = False  # whether training steps are recorded once and replayed
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -37,7 +37,7 @@ class Runtime:
 
     def stepwise(self, why: str) -> "Runtime":
         """Return this with training steps made one by one, and why; as it is where they are so anyway."""
-        reason = f"{self.reason.removesuffix(GRAPHS)}; steps one by one {why}"
+        reason = f"{self.reason.replace(RECORDED.get(self.device.type, ''), '')}; steps one by one {why}"
         return replace(self, captured=False, reason=reason) if self.captured else self
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -50,7 +50,7 @@ def choose_runtime(config: RuntimeConfig) -> Runtime:
 
     Raises:
         ResourceError: the device asked for does not exist here.
-        UsageError: steps are to be CUDA graphs on another device.
+        UsageError: steps are to be recorded on a device where they cannot be.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -58,11 +58,11 @@ def choose_runtime(config: RuntimeConfig) -> Runtime:
     if config.precision == "float32":
         torch.backends.cudnn.allow_tf32 = False  # cuDNN's default would round the inputs of convolutions to 10 bits
     ways = "library" if config.convolutions == "auto" else config.convolutions
-    if config.steps == "captured" and device.type != "cuda":
-        raise UsageError(f"steps can be captured on a CUDA device, not on {device.type}", "Set runtime.steps=auto.")
-    captured = device.type == "cuda" and config.steps != "eager"
+    if config.steps == "captured" and device.type not in RECORDED:
+        raise UsageError(f"steps can be captured on cuda and cpu, not on {device.type}", "Set runtime.steps=auto.")
+    captured = device.type in RECORDED and config.steps != "eager"
     precision, why = _choose_precision(config.precision, device)
-    return Runtime(device, precision, f"{why_device}; {why}{GRAPHS if captured else ''}", ways, captured)
+    return Runtime(device, precision, f"{why_device}; {why}{RECORDED[device.type] if captured else ''}", ways, captured)
 
 
 def _choose_precision(name: str, device: torch.device) -> tuple[str, str]:

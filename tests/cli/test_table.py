@@ -82,27 +82,28 @@ def test_every_cell_is_trained_once(stn: Stn) -> None:
     assert "<title>Errors on digits" in (folder / "table.html").read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_table_that_was_stopped_ends_with_the_numbers_of_one_that_was_not(
-    stn: Stn, start: Callable[..., Any], number: signal.Signals
+    stn: Stn, start: Callable[..., Any]
 ) -> None:
     call = ["table", "grid.yaml", "--iterations", "400", *SMALL, "--only", "distortion=R", "log.every=100"]
     whole = stn(*call, "--runs-dir", "whole", "--json").json
-    process = start(*call, "--runs-dir", "stopped")
-    while True:
-        line = process.stderr.readline()
-        assert line, "it ended before a run began"
-        if "FCN, R, seed 0" in line:  # or ST-FCN, whichever begins first
-            break
-    process.send_signal(number)
-    rest = process.communicate(timeout=60)[1]
-    assert process.returncode == (130 if number == signal.SIGINT else -number)
-    if number == signal.SIGINT:
-        assert "Go on with" in rest or "not begun" in rest
-    assert not list(Path("stopped").glob("*/summary.json"))
-    resumed = stn(*call, "--runs-dir", "stopped", "--json").json
-    assert numbers(resumed) == numbers(whole)
-    assert weights(Path("stopped")) == weights(Path("whole"))
+    for number in (signal.SIGKILL, signal.SIGINT):
+        folder = number.name
+        process = start(*call, "--runs-dir", folder)
+        while True:
+            line = process.stderr.readline()
+            assert line, "it ended before a run began"
+            if "FCN, R, seed 0" in line:  # or ST-FCN, whichever begins first
+                break
+        process.send_signal(number)
+        rest = process.communicate(timeout=60)[1]
+        assert process.returncode == (130 if number == signal.SIGINT else -number)
+        if number == signal.SIGINT:
+            assert "Go on with" in rest or "not begun" in rest
+        assert not list(Path(folder).glob("*/summary.json"))
+        resumed = stn(*call, "--runs-dir", folder, "--json").json
+        assert numbers(resumed) == numbers(whole)
+        assert weights(Path(folder)) == weights(Path("whole"))
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ def test_people_are_told_the_error_its_interval_and_what_to_type_next(stn: Stn, 
     lines = answer.err.splitlines()
     assert [line.split()[0] for line in lines] == ["run", "parameters", "runtime", "step", "step"]
     assert lines[0] == "run         a [b]/:c:/my run"
-    assert lines[2] == "runtime     cpu because it is the fastest device here; float32 as asked"
+    said = "cpu because it is the fastest device here; float32 as asked; steps one by one since 6 are few"
+    assert lines[2] == f"runtime     {said}"
     assert "\x1b" not in answer.out + answer.err
 
 

@@ -69,6 +69,18 @@ def test_every_cell_is_base_row_column_and_seed(tmp_path: Path) -> None:
     assert {cell.config.train.epochs for cell in cells} == {1.0}
 
 
+def test_settings_of_a_recipe_are_for_its_runs_alone_and_can_be_overridden(tmp_path: Path) -> None:
+    recipes = "recipes: {quick: {train.epochs: 7, train.localisation_rate: 0.5}}\naxes:"
+    grid = load_grid(written(tmp_path, GRID.replace("axes:", recipes)))
+    quick, longer, paper = (
+        cells_of(grid, [0], overrides, folder=tmp_path)[0].config.train
+        for overrides in ([], ["train.iterations=9"], ["train.recipe=paper"])
+    )
+    assert (quick.epochs, quick.localisation_rate) == (7, 0.5)
+    assert (longer.epochs, longer.iterations, longer.localisation_rate) == (None, 9, 0.5)
+    assert (paper.iterations, paper.localisation_rate) == (150_000, 1.0)
+
+
 @pytest.mark.parametrize(
     ("only", "names"),
     [
@@ -106,6 +118,8 @@ def test_conditions_that_are_none(tmp_path: Path, only: str, message: str) -> No
             ("  distortion:\n    R: {distortion: R}\n    T 40: {distortion: T, distortion.canvas: 40}\n", ""),
             "has 1 axes",
         ),
+        (("paper:", "recipes: {quik: {train.epochs: 3}}\npaper:"), r"recipes names quik. Did you mean quick\?"),
+        (("paper:", "recipes: {quick: 3}\npaper:"), "recipes.quick is no section"),
         (("R: 1.5", "R: good"), r"paper\.CNN\.R is good"),
         (("R: 1.5", "P: 1.5"), "CNN, P, which is no cell"),
         (("T 40:", "R!:"), "differ in punctuation only"),

@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -6,7 +7,8 @@ from torch import Tensor
 from torch.nn.functional import conv2d, max_pool2d, relu
 
 from stn_cli.models import banded_convolution
-from stn_cli.models.banded_convolution import banded_stage
+from stn_cli.models.banded_convolution import Workspaces, banded_stage
+from stn_cli.models.convolution import ConvolutionStage
 
 # Images, channels, filters, side, height, width; outputs of 20×20, 4×4, 13×13, 1×1, 4×22, 7×2 and 3×2 pixels.
 SHAPES = [
@@ -88,12 +90,12 @@ def test_of_several_largest_values_the_first_gets_the_gradient() -> None:
 
 
 @pytest.mark.parametrize(
-    ("needed", "unused"), [((True, False, False), "_filters"), ((False, True, False), "_gathered")]
+    ("needed", "unused"), [((True, False, False), "gradients_of_filters"), ((False, True, True), "gradient_of_images")]
 )
 def test_only_the_gradients_that_are_needed_are_made(
     needed: tuple[bool, ...], unused: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(banded_convolution, unused, None)
+    monkeypatch.setattr(banded_convolution._Workspace, unused, None)
     parts = requiring(operands(SHAPES[0]), *needed)
     banded_stage(*parts, pool=2).square().sum().backward()
     assert tuple(part.grad is not None for part in parts) == needed
@@ -106,13 +108,60 @@ def test_the_same_bits_twice() -> None:
     assert all(map(torch.equal, gradients(first, parts), gradients(second, parts)))
 
 
+def test_memory_that_is_used_again_changes_nothing() -> None:
+    """Batches of changing size, two calls before the first's backward pass, a second backward pass, and none at all."""
+    workspaces = Workspaces()
+    for n in (3, 2, 3, 3):
+        first, second = (requiring(operands((n, 2, 4, 3, 9, 12))) for _ in range(2))
+        with torch.no_grad():
+            banded_stage(*second, pool=2, ceil_mode=True, workspaces=workspaces)
+        second[0].detach().neg_()
+        outputs = [banded_stage(*one, pool=2, ceil_mode=True, workspaces=workspaces) for one in (first, second)]
+        right = [by_library(*one, pool=2, ceil_mode=True) for one in (first, second)]
+        for _ in range(2):
+            for found, expected, parts in zip(outputs, right, (first, second), strict=True):
+                torch.testing.assert_close(found, expected)
+                ours, theirs = (
+                    torch.autograd.grad(output.square().sum(), parts, retain_graph=True) for output in (found, expected)
+                )
+                torch.testing.assert_close(ours, theirs)
+
+
+def test_only_training_keeps_memory() -> None:
+    workspaces, parts = Workspaces(), requiring(operands((3, 2, 4, 3, 9, 12)))
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            banded_stage(*parts, pool=2, workspaces=workspaces)
+    assert workspaces._free == []
+    for _ in range(2):
+        banded_stage(*parts, pool=2, workspaces=workspaces).sum().backward()
+        assert len(workspaces._free) == 1
+
+
+def test_memory_lies_where_the_images_do() -> None:
+    images, weight, bias = (part.to("meta") for part in operands((3, 2, 4, 3, 9, 12)))
+    assert banded_stage(images, weight, bias, pool=2).device.type == "meta"
+
+
+def test_a_copied_stage_has_memory_of_its_own() -> None:
+    stage = ConvolutionStage(1, 2, 3, pool=2)
+    stage.convolutions = "banded"
+    images = torch.rand(2, 1, 8, 8)
+    stage(images).sum().backward()
+    twin, expected = copy.deepcopy(stage), stage.weight.grad
+    output = twin(images)
+    stage(-images)
+    assert torch.equal(torch.autograd.grad(output.sum(), twin.weight)[0], expected)
+
+
 @pytest.mark.parametrize("shape", [(16, 1, 10, 5, 28, 28), (16, 10, 20, 5, 12, 12), (4, 32, 16, 7, 10, 10)])
 @pytest.mark.parametrize("pool", [1, 2])
 def test_bf16_errs_as_the_library_does(shape: tuple[int, ...], pool: int) -> None:
     """Against float64, operands rounded before.
 
-    What is added up for the gradient of the images has been rounded once, which the library's has not: since the sum is
-    rounded again, √2 times the error is to be expected where no window's largest value is another one by rounding.
+    What is added up for the gradient of the images has been rounded once, which the library's has not, and behind a
+    pooling the sum is rounded at each addition too. Where no window's largest value is another one by rounding, √2
+    times the error is to be expected at least.
     """
     images, weight, bias = (part.bfloat16() for part in operands(shape))
     bias = bias if pool > 1 else torch.full_like(bias, 256.0)

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from stn_cli.datasets.loader import Batch, TrainingStream
 from stn_cli.errors import NumericsError
 from stn_cli.randomness import derive_seed
-from stn_cli.training import captured, course, data, loop
+from stn_cli.training import course, data, loop
 from stn_cli.training.captured import CapturedSteps, Work
 from stn_cli.training.checkpoint import read_newest
 from stn_cli.training.engine import EagerSteps
@@ -104,7 +104,7 @@ class Engine(CapturedSteps):
                 replays.append(recording.replay)
             return replays
 
-        super().__init__(step, stream, record)
+        super().__init__(step, stream, record, AT_ONCE)
 
     def advance(self, done: int, most: int) -> int:
         self.launched.append(super().advance(done, most))
@@ -124,7 +124,7 @@ def replay(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Engine]]:
             made.append(Engine(step, stream))
             return made[-1]
 
-        monkeypatch.setattr(captured, "AT_ONCE", AT_ONCE)
+        monkeypatch.setattr(course, "WORTH_RECORDING", 0)
         monkeypatch.setattr(data, "TrainingStream", InTurn)
         monkeypatch.setattr(loop, "choose_runtime", lambda config: replace(choose_runtime(config), captured=True))
         monkeypatch.setattr(course, "choose_engine", choose)

@@ -13,6 +13,7 @@ from stn_cli.errors import ResourceError, UsageError
 from stn_cli.training import engine, runtime
 from stn_cli.training.captured import record_graphs
 from stn_cli.training.engine import EagerSteps, choose_engine
+from stn_cli.training.recorded import record_operations
 from stn_cli.training.runtime import Runtime, choose_runtime
 from stn_cli.training.schedule import next_look
 
@@ -20,32 +21,30 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.fixture
-def _gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def _gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(runtime, "_has_usable_mps", lambda: True)
     monkeypatch.setattr(runtime, "has_fast_bf16", lambda _: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "the GPU")
 
 
-@pytest.mark.usefixtures("_gpu")
+@pytest.mark.usefixtures("_gpus")
 @pytest.mark.parametrize(
-    ("device", "steps", "is_captured"),
-    [
-        *(("cuda", "auto", True), ("cuda", "captured", True), ("cuda", "eager", False)),
-        *(("cpu", "auto", False), ("cpu", "eager", False)),
-    ],
+    ("device", "said"), [("cuda", "; steps as CUDA graphs"), ("cpu", "; steps recorded"), ("mps", None)]
 )
-def test_steps_are_graphs_on_a_gpu_unless_told_otherwise_and_it_is_said(device: Any, steps: Any, is_captured: bool):
+@pytest.mark.parametrize("steps", ["auto", "captured", "eager"])
+def test_steps_are_recorded_where_they_can_be_unless_told_otherwise_and_it_is_said(device: Any, said: Any, steps: Any):
+    if said is None and steps == "captured":
+        with pytest.raises(UsageError, match=r"captured on cuda and cpu, not on mps. Set runtime.steps=auto"):
+            choose_runtime(RuntimeConfig(device=device, steps=steps))
+        return
     chosen = choose_runtime(RuntimeConfig(device=device, steps=steps))
-    assert chosen.captured == is_captured
-    assert chosen.reason.endswith("; steps as CUDA graphs") == is_captured
+    assert chosen.captured == (said is not None and steps != "eager")
+    assert chosen.captured == ("; steps" in chosen.reason)
+    assert not chosen.captured or chosen.reason.endswith(said)
 
 
-def test_graphs_without_a_gpu_are_refused():
-    with pytest.raises(UsageError, match=r"steps can be captured on a CUDA device, not on cpu. Set runtime.steps=auto"):
-        choose_runtime(RuntimeConfig(device="cpu", steps="captured"))
-
-
-@pytest.mark.usefixtures("_gpu")
+@pytest.mark.usefixtures("_gpus")
 def test_where_each_step_has_to_be_made_by_itself_it_is_said_why():
     chosen = choose_runtime(RuntimeConfig(device="cuda", precision="bf16")).stepwise("to be looked at")
     assert chosen == Runtime(GPU, "bf16", "cuda as asked; bf16 as asked; steps one by one to be looked at")
@@ -54,13 +53,14 @@ def test_where_each_step_has_to_be_made_by_itself_it_is_said_why():
 
 def test_the_engine_is_what_the_runtime_says(monkeypatch: pytest.MonkeyPatch):
     made: list[Any] = []
-    monkeypatch.setattr(engine, "CapturedSteps", lambda *given: made.append(given))
+    monkeypatch.setattr(engine, "CapturedSteps", lambda *given, **_: made.append(given))
     step: Any = object()
     stream: Any = object()
     assert isinstance(choose_engine(step, stream, Runtime(CPU, "float32", "")), EagerSteps)
     assert made == []
     choose_engine(step, stream, Runtime(GPU, "float32", "", captured=True))
-    assert made == [(step, stream)]
+    choose_engine(step, stream, Runtime(CPU, "float32", "", captured=True))
+    assert made == [(step, stream), (step, stream, record_operations)]
 
 
 @pytest.mark.parametrize("every", [1, 3, 7, 100])

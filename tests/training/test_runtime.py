@@ -44,7 +44,9 @@ def test_auto_takes_bf16_where_it_is_fast_and_says_why(machine, bf16: bool, prec
 def test_what_is_asked_for_is_taken(machine) -> None:
     machine("cuda", bf16=True)
     chosen = choose_runtime(RuntimeConfig(device="cpu", precision="float32"))
-    assert chosen == Runtime(torch.device("cpu"), "float32", "cpu as asked; float32 as asked")
+    assert chosen == Runtime(
+        torch.device("cpu"), "float32", "cpu as asked; float32 as asked; steps recorded", captured=True
+    )
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])

@@ -46,7 +46,7 @@ def test_the_faster_way_and_the_faster_precision_win(monkeypatch: pytest.MonkeyP
     stage_times = [2.0, 1.0, 1.0, 2.0, 1.0, 2.0, 2.0, 1.0]
     for slow, precision in ((5.0, "bf16"), (0.5, "float32")):
         times = iter([*stage_times, 3.0, *stage_times, slow])
-        monkeypatch.setattr(trial, "_milliseconds", lambda _, times=times: next(times))
+        monkeypatch.setattr(trial, "_milliseconds", lambda ways, times=times: [next(times) for _ in ways])
         asked = settings()
         found = try_out(asked, choose_runtime(asked), network(), batch())
         assert (found.precision, found.convolutions) == (precision, "banded,library,library,banded")
