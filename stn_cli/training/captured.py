@@ -65,7 +65,7 @@ def _replaying(graph: torch.cuda.CUDAGraph) -> Work:
 
 
 class CapturedSteps:
-    """Steps that were recorded once and are replayed, `AT_ONCE` together where nothing has to be looked at between.
+    """Steps that were recorded once and are replayed, `at_once` together where nothing has to be looked at between.
 
     They are the steps of `EagerSteps`, draw for draw. What differs from one to the next, which images and which
     learning rates, lies in buffers that are filled before each replay; where the draws begin, the generator is told.
