@@ -1,6 +1,5 @@
 """The paper's stage of a convolutional network, convolution – max-pooling – ReLU, in the order that costs least."""
 
-from functools import partial
 from typing import Literal, cast, final
 
 import torch
@@ -38,8 +37,15 @@ class ConvolutionStage(nn.Conv2d):
         # autocast knows conv2d, but neither our own product nor the late bias
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         if self.convolutions == "banded":
-            stage = partial(banded_stage, pool=self.pool, ceil_mode=self.ceil_mode, workspaces=self._workspaces)
-            return stage(input, weight, bias, precision=precision)
+            return banded_stage(
+                input,
+                weight,
+                bias,
+                pool=self.pool,
+                ceil_mode=self.ceil_mode,
+                precision=precision,
+                workspaces=self._workspaces,
+            )
         output = conv2d(input.to(precision), weight.to(precision))
         if self.pool > 1:
             output = max_pool2d(output, self.pool, ceil_mode=self.ceil_mode)

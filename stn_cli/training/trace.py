@@ -30,7 +30,7 @@ def traced(events: Iterable[Event]) -> Iterator[Event | Traced]:
     """Pass the events of a run on, and write a trace of ten of its steps to `profile/trace.json.gz` in its folder.
 
     Fewer steps where fewer are left to do, none where none are. What is computed stays the same, bit for bit. Steps
-    that are replayed as CUDA graphs are not seen one by one: the run has to be `stepwise`.
+    that are recorded and replayed are not seen one by one: the run has to be `stepwise`.
 
     Raises:
         ResourceError: the trace cannot be written.
