@@ -142,6 +142,6 @@ def test_two_boards_at_once_are_served_on_two_ports_and_stop_when_told(start: Ca
             assert "warps under R/overview" in json.loads(tags.read())["tb"]
     for process, number in zip(served, (signal.SIGINT, signal.SIGTERM), strict=True):
         process.send_signal(number)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=60)
         assert process.returncode == 0
         assert "Traceback" not in out + err

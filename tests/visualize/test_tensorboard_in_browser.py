@@ -56,7 +56,7 @@ def address(errors: dict[str, float]) -> Iterator[str]:
         assert served.stdout is not None
         yield json.loads(served.stdout.readline())["address"]
         served.send_signal(signal.SIGINT)
-        _, err = served.communicate(timeout=10)
+        _, err = served.communicate(timeout=60)
     assert (served.returncode, err) == (0, "")
 
 
