@@ -47,7 +47,7 @@ from stn_cli.models.budget import count_parameters
 from stn_cli.models.classifiers import convolutional_classifier
 from stn_cli.models.convolution import ConvolutionStage
 from stn_cli.models.grid_generators import AffineGrid
-from stn_cli.models.localisation import convolutional_localisation
+from stn_cli.models.localisation import ThetaLayer, convolutional_localisation
 from stn_cli.models.network import ModelOutput
 from stn_cli.training.engine import Engine, choose_engine
 from stn_cli.training.optimiser import Optimiser
@@ -81,7 +81,7 @@ class InEngine(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.localisation = nn.Sequential(ConvolutionStage(1, 8, 7, pool=2), ConvolutionStage(8, 10, 5, pool=2))
-        self.theta = nn.Sequential(nn.Linear(90, 32), nn.ReLU(), nn.Linear(32, 6))
+        self.theta = nn.Sequential(nn.Linear(90, 32), nn.ReLU(), ThetaLayer(32, torch.tensor([1.0, 0, 0, 0, 1, 0])))
         self.conv1, self.conv2 = ConvolutionStage(1, 10, 5, pool=2), ConvolutionStage(10, 20, 5, pool=2)
         self.drop = nn.Dropout2d()
         self.fc1, self.fc2 = nn.Linear(320, 50), nn.Linear(50, 10)
@@ -89,7 +89,7 @@ class InEngine(nn.Module):
     def forward(self, images: Tensor) -> ModelOutput:
         """Return what TrainStep reads."""
         images = (images - MEAN) / STD
-        theta = self.theta(self.localisation(images).flatten(1)).float().view(-1, 2, 3)
+        theta = self.theta(self.localisation(images).flatten(1)).view(-1, 2, 3)
         warped = sample(images, affine_grid(theta, (28, 28)))
         features = self.drop(self.conv2(self.conv1(warped)).transpose(0, 1)).transpose(0, 1).flatten(1)
         hidden = F.dropout(F.relu(self.fc1(features)), training=self.training)

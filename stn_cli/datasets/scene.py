@@ -168,7 +168,7 @@ class Volume(Scene):
 
 def targets_of(split: Split, index: Int64[Tensor, "n"], parameters: Parameters) -> Int64[Tensor, "n"]:
     """Return the classes of samples: that of the image, or the sum of two where there is a second image."""
-    targets = split.targets[index]
+    targets = split.targets.index_select(0, index)
     return targets + split.targets[parameters["second_image"]] if "second_image" in parameters else targets
 
 

@@ -10,7 +10,8 @@ from stn_cli.models import banded_convolution
 from stn_cli.models.banded_convolution import Workspaces, banded_stage
 from stn_cli.models.convolution import ConvolutionStage
 
-# Images, channels, filters, side, height, width; outputs of 20×20, 4×4, 13×13, 1×1, 4×22, 7×2 and 3×2 pixels.
+# Images, channels, filters, side, height, width; outputs of 20×20, 4×4, 13×13, 1×1, 4×22, 7×2, 3×2 and 28×28 pixels,
+# from images that begin at pages of memory.
 SHAPES = [
     (3, 1, 5, 9, 28, 28),
     (2, 6, 4, 7, 10, 10),
@@ -19,6 +20,7 @@ SHAPES = [
     (1, 2, 3, 9, 12, 30),
     (2, 2, 2, 3, 9, 4),
     (1, 1, 1, 1, 3, 2),
+    (2, 1, 2, 5, 32, 32),
 ]
 POOLINGS = [(pool, ceil_mode) for pool in (1, 2, 3) for ceil_mode in (False, True)]
 Operands = tuple[Tensor, Tensor, Tensor]
@@ -78,14 +80,14 @@ def test_gradcheck(shape: tuple[int, ...], pool: int) -> None:
     assert torch.autograd.gradcheck(stage, requiring(operands(shape)))
 
 
-def test_of_several_largest_values_the_first_gets_the_gradient() -> None:
-    """Over a constant image every window is a tie."""
-    images = torch.ones(2, 1, 9, 9, dtype=torch.float64).requires_grad_()
-    weight, bias = (part.abs() for part in operands((2, 1, 3, 4, 9, 9))[1:])
+@pytest.mark.parametrize("levels", [1, 2])
+def test_of_several_largest_values_the_first_gets_the_gradient(levels: int) -> None:
+    """Over a constant image every window is a tie; with two levels, in every way that there is."""
+    images = torch.randint(0, levels, (20, 1, 12, 12), generator=torch.Generator().manual_seed(0)).double() + 1
+    weight, bias = torch.ones(2, 1, 1, 1, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     for pool, ceil_mode in POOLINGS:
-        theirs, ours = (
-            stage(images, weight, bias, pool=pool, ceil_mode=ceil_mode) for stage in (by_library, banded_stage)
-        )
+        parts = (images.requires_grad_(), weight, bias)
+        theirs, ours = (stage(*parts, pool=pool, ceil_mode=ceil_mode) for stage in (by_library, banded_stage))
         torch.testing.assert_close(gradients(ours, (images,)), gradients(theirs, (images,)))
 
 
