@@ -1,6 +1,10 @@
 """A report as a page: several runs compared, then each by itself."""
 
+import math
 from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
 
 from stn_cli.training.restore import flat_settings
 from stn_cli.visualize.confusion import confusion
@@ -133,4 +137,16 @@ def _count(value: int | None) -> str:
 
 
 def _setting(value: object) -> str:
+    if isinstance(value, list):
+        return yaml.safe_dump(_said(value), default_flow_style=True, width=math.inf).strip()
     return "–" if value is None else str(value)
+
+
+def _said(value: Any) -> Any:
+    """Return a setting without what it leaves to others: a transformer has a dozen, of which one or two are said."""
+    if isinstance(value, list):
+        return [_said(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    parts = {key: _said(part) for key, part in value.items()}
+    return {key: part for key, part in parts.items() if part is not None and part is not False and part != {}}

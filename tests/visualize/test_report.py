@@ -113,6 +113,8 @@ def test_several_runs_are_compared(report: RunReport, small_run: Run, read_page:
     assert [a.attributes["href"] for a in first.all("a")] == ["#run-0", "#run-1", "#run-2"]
     settings = [th.text for th in differing.all("th", scope="row")]
     assert settings == ["model.name", "model.transform", "model.transformers"]
+    side_by_side = differing.all("tr")[-1].all("td")[2].text
+    assert side_by_side == "[[{at: input, transform: affine}, {at: input, transform: affine}]]"
     together = page.all("svg")[0].attributes["aria-label"]
     assert all(f"{one.name}, validation" in together for one in reports)
     assert "this network has no transformer" in page.text
