@@ -23,4 +23,6 @@ RECIPES = ("quick", "paper")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bf16")
 FORMATS = ("idx", "png", "safetensors")
+# What torchrun sets for each process of a run.
+RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 SWEEPS = ("rotation", "scale", "shift", "noise")

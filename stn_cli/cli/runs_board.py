@@ -72,7 +72,7 @@ class RunsBoard:
         if not self._runs:
             widths = "-".join(map(str, event.widths))
             self._bar.console.print(f"parameters  {event.parameters:,} (classifier {widths})")
-            self._bar.console.print(f"runtime     {event.runtime.reason}")
+            self._bar.console.print(f"runtime     {event.runtime}")
         self._runs[place], self._said[place] = event.run, time.monotonic()
         label = self._labels[place]
         if place in self._tasks:  # it begins again, elsewhere

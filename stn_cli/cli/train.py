@@ -229,7 +229,7 @@ def _announce(event: Any, console: Any) -> None:
     widths = "-".join(map(str, event.widths))
     console.print(f"run         {event.run}")
     console.print(f"parameters  {event.parameters:,} (classifier {widths})")
-    console.print(f"runtime     {event.runtime.reason}")
+    console.print(f"runtime     {event.runtime}")
     if event.step == event.total:
         console.print(f"finished    all {event.total:,} steps are done; for more, give --epochs or --iterations")
     elif event.step:

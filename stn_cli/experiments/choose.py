@@ -1,12 +1,18 @@
 """Which runner suits a machine, and why."""
 
+import sys
+from pathlib import Path
+
 from stn_cli.config import RuntimeConfig
 from stn_cli.datasets.download import Progress
 from stn_cli.experiments.in_turn import InTurn
 from stn_cli.experiments.packed import Packed, usable_cores
 from stn_cli.experiments.runner import Runner
-from stn_cli.experiments.threaded import AT_ONCE, MOST, Threaded
-from stn_cli.training.runtime import choose_runtime
+
+# On Linux: what the drivers of NVIDIA's and AMD's GPUs make, and Windows' for a Linux in it; and what a card says that
+# no driver has looked at yet.
+GPU_FILES = ("dev/nvidia*", "dev/nvmap", "dev/kfd", "dev/dxg")
+VENDOR_FILES, NVIDIA = "sys/bus/pci/devices/*/vendor", "0x10de"
 
 
 def choose_runner(
@@ -33,13 +39,32 @@ def choose_runner(
         return OnRay(
             address=address, workers=workers, overwrite=overwrite, download=download
         ), f"on the Ray cluster {where}"
-    device = choose_runtime(config).device.type
+    device = _device(config)
     if kind == "in-turn":
         return InTurn(overwrite, download), "one after another, as asked"
     if device == "cuda":
+        from stn_cli.experiments.threaded import AT_ONCE, MOST, Threaded
+
         at_once = min(workers or AT_ONCE, MOST)
         return Threaded(at_once, overwrite, download), f"up to {at_once} at once on the GPU, a stream each"
     if device != "cpu":
         return InTurn(overwrite, download), f"one after another, each with the whole of the {device} device"
     at_once = min(workers or usable_cores(), usable_cores())
     return Packed(at_once, overwrite, download), f"up to {at_once} at once, one CPU core each"
+
+
+def _device(config: RuntimeConfig) -> str:
+    """Return the kind of device; torch, which takes two seconds to import, is asked only where it may be a GPU."""
+    if config.device == "cpu" or (config.device == "auto" and not may_have_gpu()):
+        return "cpu"
+    from stn_cli.training.runtime import choose_runtime
+
+    return choose_runtime(config).device.type
+
+
+def may_have_gpu(root: Path = Path("/")) -> bool:
+    """Return False where there is surely no GPU that torch could use."""
+    if sys.platform != "linux":
+        return True
+    files = [file for pattern in GPU_FILES for file in root.glob(pattern)]
+    return bool(files) or any(file.read_text().strip() == NVIDIA for file in root.glob(VENDOR_FILES))

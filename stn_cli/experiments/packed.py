@@ -8,7 +8,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -19,10 +19,9 @@ from stn_cli.datasets.download import Progress
 from stn_cli.errors import ResourceError, UsageError
 from stn_cli.experiments.runner import Failed, Job, RunEvent, Said, Skipped
 from stn_cli.experiments.worker import GRACE, main
-from stn_cli.training.distributed import VARIABLES
+from stn_cli.names import RANK_VARIABLES
 from stn_cli.training.events import Finished, Interrupted, Started
 from stn_cli.training.interruption import Interruption
-from stn_cli.training.runtime import choose_runtime
 
 POLL = 0.1  # seconds between two looks whether a signal came
 
@@ -156,14 +155,13 @@ class _Worker:
 
 def _surroundings() -> dict[str, str]:
     """Return the environment of a worker: one thread, said before torch is imported, and no rank of anything."""
-    inherited = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    inherited = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
     return inherited | {"OMP_NUM_THREADS": "1"}
 
 
 def _on_one_thread(job: Job) -> Job:
-    """Return a job on one thread; its precision is settled here, so that all runs have the same."""
-    config = job.config
-    if config.runtime.threads not in (None, 1):
-        raise UsageError(f"runs side by side have one thread each, not {config.runtime.threads}", "Leave threads out.")
-    settled = {"threads": 1, "precision": choose_runtime(config.runtime).precision}
-    return replace(job, config=config.model_copy(update={"runtime": config.runtime.model_copy(update=settled)}))
+    if job.config.runtime.threads not in (None, 1):
+        raise UsageError(
+            f"runs side by side have one thread each, not {job.config.runtime.threads}", "Leave threads out."
+        )
+    return job.with_runtime(threads=1)

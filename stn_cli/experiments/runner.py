@@ -2,18 +2,15 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from stn_cli.config import RunConfig
 from stn_cli.datasets.download import Progress
 from stn_cli.errors import CheckpointError
 from stn_cli.training.events import Event
 from stn_cli.training.interruption import Interruption
-from stn_cli.training.loop import train
-from stn_cli.training.restore import open_to_resume
-from stn_cli.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -22,6 +19,11 @@ class Job:
 
     config: RunConfig
     resume: bool = False
+
+    def with_runtime(self, **settings: Any) -> "Job":
+        """Return the job with other settings of where and how it computes."""
+        runtime = self.config.runtime.model_copy(update=settings)
+        return replace(self, config=self.config.model_copy(update={"runtime": runtime}))
 
     def start(
         self, *, overwrite: bool = False, download: Progress | None = None, signals: Interruption | None = None
@@ -34,6 +36,11 @@ class Job:
         Raises:
             StnError: as `train`.
         """
+        # Here, so that whoever hands jobs to other processes need not wait for torch.
+        from stn_cli.training.loop import train
+        from stn_cli.training.restore import open_to_resume
+        from stn_cli.training.run_folder import RunFolder
+
         if not self.resume:
             return train(self.config, overwrite=overwrite, download=download, signals=signals)
         run = RunFolder(Path(self.config.runs_dir) / str(self.config.name))

@@ -17,6 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from stn_cli.models.max_pooling import give_back, let_win
+
 PAGE = 4096  # bytes
 
 
@@ -197,16 +199,16 @@ class _Workspace:
         torch.mm(self.band, self.seen, out=self.products)
         for view in self.left_out:
             view.fill_(-math.inf)
-        _let_win(self.across)
+        let_win(self.across)
         # ReLU, which cannot be told where to put its result.
-        return _let_win(self.down).clamp_min(0)
+        return let_win(self.down).clamp_min(0)
 
     def spread(self, gradient: Float[Tensor, "filters h w n"]) -> None:
         """Give the gradient of each maximum to the place that it is from."""
         if self.shape.pool == 1:
             self.down[1].copy_(gradient)
-        _give_back(gradient, self.down)
-        _give_back(self.across[-1], self.across)
+        give_back(gradient, self.down)
+        give_back(self.across[-1], self.across)
 
     def gradients_of_filters(self) -> tuple[Float[Tensor, "filters channels side side"], Float[Tensor, "filters"]]:
         """Return those of weight and bias from what is spread."""
@@ -229,28 +231,6 @@ class _Workspace:
         for piece, strides, offset in self.pieces:
             total.as_strided(piece.shape, strides, offset).add_(piece)
         return total if self.maps is None else total[:, : shape.height, : shape.width].contiguous()
-
-
-def _let_win(slots: list[Tensor]) -> Tensor:
-    """Return the largest of what lies in the slots but the first, in the last one; one of two equals is the first.
-
-    For each but the first of them is kept whether those before it win: 1, else 0, in the slot that has become free. As
-    numbers, since boolean masks take ten times as long to make and to use.
-    """
-    spare, largest, *others = slots
-    for place in others:
-        torch.ge(largest, place, out=spare)
-        torch.maximum(largest, place, out=place)
-        spare, largest = largest, place
-    return largest
-
-
-def _give_back(gradient: Tensor, slots: list[Tensor]) -> None:
-    """Give the gradient of the largest, which may lie in the last slot, to the one that won."""
-    for k in range(len(slots) - 2, 0, -1):
-        torch.mul(gradient, slots[k - 1], out=slots[k])
-        torch.sub(gradient, slots[k], out=slots[k + 1])
-        gradient = slots[k]
 
 
 def _lying(maps: Float[Tensor, "n channels height width"]) -> Float[Tensor, "channels height width n"]:

@@ -19,13 +19,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from stn_cli.errors import LostRankError, ResourceError, UsageError
+from stn_cli.names import RANK_VARIABLES
 
 PATIENCE = timedelta(minutes=10)  # until every rank has started and has its data, which may be downloaded first
 # Until an answer while they train. A process that dies closes its connections and is noticed at once; this is for one
 # that hangs, or whose machine is gone. Evaluations are shared out, so that ranks wait for each other's writing only.
 LIMIT = timedelta(seconds=20)
-
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Ranks:
@@ -146,7 +145,7 @@ def join(device: torch.device) -> Ranks:
     """
     if "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
         return ALONE
-    missing = [name for name in VARIABLES if not os.environ.get(name)]
+    missing = [name for name in RANK_VARIABLES if not os.environ.get(name)]
     if missing:
         raise UsageError(
             f"RANK and WORLD_SIZE are in the environment, {', '.join(missing)} not", "Start the processes by torchrun."

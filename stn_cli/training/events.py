@@ -1,22 +1,20 @@
-"""What a training run tells whoever watches it."""
+"""What a training run tells whoever watches it, who may do so without torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stn_cli.training.runtime import Runtime
-
 
 @dataclass(frozen=True)
 class Started:
-    """The run has its folder; training begins after `step` of `total` steps."""
+    """The run has its folder; training begins after `step` of `total` steps. `runtime`: how it computes, and why."""
 
     run: Path
     parameters: int
     widths: tuple[int, ...]
     step: int
     total: int
-    runtime: Runtime
+    runtime: str
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def train(
                 layer_widths(network.classifier),
                 training.done,
                 training.total,
-                training.runtime,
+                training.runtime.reason,
             )
             try:
                 yield from training.steps(log, interruption)

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from stn_cli.config import RunConfig
+from stn_cli.config import RunConfig, RuntimeConfig
 from stn_cli.config_files import load_config
 from stn_cli.errors import DataError, UsageError
-from stn_cli.experiments import choose
 from stn_cli.experiments.choose import choose_runner
 from stn_cli.experiments.runner import Failed, Job, RunEvent, Skipped
 from stn_cli.experiments.threaded import AT_ONCE, MOST, Threaded
+from stn_cli.training import runtime
 from stn_cli.training.checkpoint import read_newest
 from stn_cli.training.events import Event, Finished, Interrupted, Started, Trained
 from stn_cli.training.loop import train
@@ -152,11 +152,9 @@ def test_no_runs_are_no_events():
 
 
 @pytest.mark.parametrize(("workers", "at_once"), [(None, AT_ONCE), (3, 3), (10**6, MOST)])
-def test_a_gpu_gets_them_side_by_side(
-    workers: int | None, at_once: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_a_gpu_gets_them_side_by_side(workers: int | None, at_once: int, monkeypatch: pytest.MonkeyPatch):
     gpu = Runtime(torch.device("cuda"), "bf16", "")
-    monkeypatch.setattr(choose, "choose_runtime", lambda _: gpu)
-    runner, why = choose_runner(config(tmp_path).runtime, workers, overwrite=True)
+    monkeypatch.setattr(runtime, "choose_runtime", lambda _: gpu)
+    runner, why = choose_runner(RuntimeConfig(device="cuda"), workers, overwrite=True)
     assert runner == Threaded(at_once, overwrite=True)
     assert why == f"up to {at_once} at once on the GPU, a stream each"

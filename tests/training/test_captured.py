@@ -208,7 +208,7 @@ def test_a_run_that_is_to_be_looked_at_step_by_step_is_not_recorded(runs: Any, r
     first, *_ = train(runs.config(*SETTINGS), stepwise=True)
     assert engines == []
     assert isinstance(first, Started)
-    assert first.runtime.reason.endswith("; steps one by one to be looked at")
+    assert first.runtime.endswith("; steps one by one to be looked at")
 
 
 def test_a_step_that_is_not_finite_is_skipped_in_a_replay_too(runs: Any, replay: Replay):

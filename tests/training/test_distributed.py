@@ -26,9 +26,10 @@ from stn_cli.config import ModelConfig, TrainConfig
 from stn_cli.datasets.loader import Batch
 from stn_cli.errors import ResourceError, UsageError
 from stn_cli.models.build import InputSpec, build_model
+from stn_cli.names import RANK_VARIABLES
 from stn_cli.training.checkpoint import read_newest
 from stn_cli.training.data import prepare_data
-from stn_cli.training.distributed import ALONE, VARIABLES, Ranks, join
+from stn_cli.training.distributed import ALONE, Ranks, join
 from stn_cli.training.evaluation import evaluate
 from stn_cli.training.logger import read_metrics
 from stn_cli.training.optimiser import Optimiser, learning_rate
@@ -362,7 +363,7 @@ def test_a_batch_that_leaves_a_process_without_images_is_refused(small) -> None:
 
 
 def test_alone_nothing_is_started_or_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
+    for name in RANK_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     assert join(CPU) is ALONE
     monkeypatch.setenv("WORLD_SIZE", "4")  # some clusters set it everywhere
@@ -400,7 +401,7 @@ def test_alone_nothing_is_started_or_changed(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_cannot_be_joined_is_said(
     monkeypatch: pytest.MonkeyPatch, changed: dict[str, str], device: str, kind: type[Exception], message: str
 ) -> None:
-    sound = dict(zip(VARIABLES, ("0", "3", "0", "127.0.0.1", "29500"), strict=True))
+    sound = dict(zip(RANK_VARIABLES, ("0", "3", "0", "127.0.0.1", "29500"), strict=True))
     for name, value in (sound | changed).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

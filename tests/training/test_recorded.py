@@ -103,7 +103,7 @@ def test_what_is_done_is_said(runs: Any, steps: str, iterations: int, said: str)
     stream = runs.train(f"train.iterations={iterations}", f"runtime.steps={steps}")
     first = next(stream)
     assert isinstance(first, Started)
-    assert first.runtime.reason.endswith(said)
+    assert first.runtime.endswith(said)
     stream.close()
 
 
