@@ -33,7 +33,7 @@ def usable_cores() -> int:
 
 @dataclass(frozen=True)
 class Packed:
-    """A Runner. A run packed beside others equals the same run alone with runtime.threads=1, bit for bit.
+    """A Runner. A run packed beside others equals the same one alone, with its settings and on one thread, bit for bit.
 
     `workers`: the most runs at once, and never more than there are cores. `overwrite` replaces runs of the same name;
     `download` is told of downloads.
@@ -160,8 +160,11 @@ def _surroundings() -> dict[str, str]:
 
 
 def _on_one_thread(job: Job) -> Job:
-    if job.config.runtime.threads not in (None, 1):
-        raise UsageError(
-            f"runs side by side have one thread each, not {job.config.runtime.threads}", "Leave threads out."
-        )
+    runtime = job.config.runtime
+    if runtime.threads not in (None, 1):
+        raise UsageError(f"runs side by side have one thread each, not {runtime.threads}", "Leave threads out.")
+    if runtime.device not in ("auto", "cpu"):  # refused before anything begins, where it is not there
+        from stn_cli.training.runtime import choose_runtime
+
+        choose_runtime(runtime)
     return job.with_runtime(threads=1)

@@ -37,12 +37,13 @@ def main(descriptor: int) -> None:
             connection.send(message)
 
     from stn_cli.experiments.runner import Failed
-    from stn_cli.training.runtime import choose_runtime, keep_freed_memory
 
-    keep_freed_memory()
     while (order := orders.get()) is not None:
         job, overwrite = pickle.loads(order)
         try:
+            from stn_cli.training.runtime import choose_runtime, keep_freed_memory
+
+            keep_freed_memory()
             # Settled here, before a run tries out what is fastest for it: so all of them have the same.
             job = job.with_runtime(precision=choose_runtime(job.config.runtime).precision)
             for event in job.start(overwrite=overwrite, download=lambda done, total: tell((done, total))):

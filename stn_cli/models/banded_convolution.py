@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from stn_cli.models.max_pooling import give_back, let_win
 
-PAGE = 4096  # bytes
+CONFLICT = 1024  # bytes: rows that begin at multiples of it compete for the same lines of a cache
 
 
 class _Shape(NamedTuple):
@@ -236,11 +236,11 @@ class _Workspace:
 def _lying(maps: Float[Tensor, "n channels height width"]) -> Float[Tensor, "channels height width n"]:
     """Return maps with their images side by side.
 
-    A copy of four dimensions is made by several threads, twice as fast with two. Where images begin at multiples of a
-    page, all of them meet in the same lines of the caches: there PyTorch's kernel for a swap of two is twice as fast.
+    A copy of four dimensions is made by several threads, twice as fast with two, and 1.1 to 1.4 times with one. Where
+    images compete for lines of the caches, PyTorch's kernel for a swap of two dimensions is 1.5 to 3 times as fast.
     """
     turned = maps.permute(1, 2, 3, 0)
-    if turned.is_contiguous() or maps[0].nbytes % PAGE:
+    if turned.is_contiguous() or maps[0].nbytes % CONFLICT:
         return turned.contiguous()
     return maps.flatten(1).T.contiguous().view(turned.shape)
 

@@ -138,7 +138,9 @@ def _count(value: int | None) -> str:
 
 def _setting(value: object) -> str:
     if isinstance(value, list):
-        return yaml.safe_dump(_said(value), default_flow_style=True, width=math.inf).strip()
+        return yaml.safe_dump(
+            _said(value), default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
+        ).strip()
     return "–" if value is None else str(value)
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from stn_cli.training.checkpoint import read_newest
 
+pytestmark = pytest.mark.xdist_group("cores")  # which the processes of packed runs claim
+
 Stn = Callable[..., Any]
 GRID = """
 title: Errors on digits

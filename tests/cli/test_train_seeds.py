@@ -15,6 +15,8 @@ from stn_cli.errors import UsageError
 from stn_cli.experiments.packed import usable_cores
 from stn_cli.training.checkpoint import read_newest
 
+pytestmark = pytest.mark.xdist_group("cores")  # which the processes of packed runs claim
+
 Stn = Callable[..., Any]
 FEW = ("runtime.convolutions=library", "log.evaluations=2", "log.images=0", "--model", "fcn")
 

@@ -10,7 +10,8 @@ import torch
 from stn_cli.config import RuntimeConfig
 from stn_cli.errors import ResourceError
 from stn_cli.experiments.choose import choose_runner, may_have_gpu
-from stn_cli.experiments.packed import Packed
+
+pytestmark = pytest.mark.xdist_group("cores")  # which the processes of packed runs claim
 
 
 @pytest.mark.parametrize(
@@ -18,17 +19,29 @@ from stn_cli.experiments.packed import Packed
     [
         ("dev/nvidiactl", ""),
         ("dev/nvidia0", ""),
+        ("dev/nvmap", ""),
         ("dev/kfd", ""),
         ("dev/dxg", ""),
         ("sys/bus/pci/devices/0000:01:00.0/vendor", "0x10de\n"),
     ],
 )
-def test_whatever_speaks_for_a_gpu_is_seen(tmp_path: Path, file: str, content: str):
+def test_whatever_speaks_for_a_gpu_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, content: str):
+    monkeypatch.setattr(sys, "platform", "linux")
     (tmp_path / "sys/bus/pci/devices/0000:00:00.0").mkdir(parents=True)
     (tmp_path / "sys/bus/pci/devices/0000:00:00.0/vendor").write_text("0x8086\n")
     assert not may_have_gpu(tmp_path)
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).write_text(content)
+    assert may_have_gpu(tmp_path)
+
+
+def test_elsewhere_than_on_linux_torch_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert may_have_gpu(tmp_path)
+
+
+def test_what_cannot_be_read_may_be_a_gpu(tmp_path: Path):
+    (tmp_path / "sys/bus/pci/devices/0000:00:00.0/vendor").mkdir(parents=True)
     assert may_have_gpu(tmp_path)
 
 
@@ -44,12 +57,14 @@ def test_a_device_that_is_not_there_is_said_before_anything_begins():
         choose_runner(RuntimeConfig(device="cuda"))
 
 
-def test_runs_are_handed_out_on_cpus_without_torch():
+def test_seeds_are_handed_out_without_torch_where_there_is_no_gpu(tmp_path: Path):
+    settings = ["--seeds", "0-1", "--iterations", "6", "model.name=fcn", "log.images=0", "--runs-dir", str(tmp_path)]
     code = (
-        "import sys; from stn_cli.config import RuntimeConfig; from stn_cli.experiments.choose import choose_runner;"
-        "import stn_cli.cli.seeds, stn_cli.cli.runs_board, stn_cli.training.events;"
-        "runner, why = choose_runner(RuntimeConfig(device='cpu'));"
-        "print(type(runner).__name__, 'torch' in sys.modules)"
+        "import sys, stn_cli.experiments.choose as choose; choose.may_have_gpu = lambda: False;"
+        "from stn_cli.cli.app import app;"
+        f"app({['train', *settings]}, standalone_mode=False);"
+        "print('with torch' if 'torch' in sys.modules else 'without torch')"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said == f"{Packed.__name__} False\n"
+    assert "test error" in said
+    assert said.endswith("without torch\n")

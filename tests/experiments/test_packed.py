@@ -27,6 +27,9 @@ from stn_cli.training.events import Finished, Interrupted, Started, Trained
 from stn_cli.training.loop import train
 from stn_cli.training.restore import open_to_resume
 from stn_cli.training.run_folder import RunFolder
+from stn_cli.training.runtime import choose_runtime
+
+pytestmark = pytest.mark.xdist_group("cores")  # which the processes of packed runs claim
 
 SMALL = (
     "model.parameters=30000",
@@ -175,6 +178,20 @@ def test_each_process_has_one_thread_and_a_core_of_its_own(seen: Seen):
     first, second = seen.pinned.values()
     assert len(first) == len(second) == 1
     assert first != second
+
+
+def test_runs_have_the_precision_of_the_machine_whatever_a_trial_would_say(tmp_path: Path):
+    configs = [small(tmp_path, "model.name=fcn", "runtime.precision=auto", f"name={i}") for i in range(2)]
+    assert len(of_type(list(Packed(2).run([Job(config) for config in configs])), Finished)) == 2
+    used = {RunFolder(tmp_path / str(i)).read_config().runtime.precision for i in range(2)}
+    assert used == {choose_runtime(configs[0].runtime).precision}
+
+
+def test_a_device_that_one_of_them_lacks_is_refused_before_any_begins(tmp_path: Path):
+    missing = "mps" if sys.platform == "linux" else "cuda"
+    with pytest.raises(ResourceError, match=f"no {missing} device"):
+        list(Packed(2).run([Job(small(tmp_path)), Job(small(tmp_path, f"runtime.device={missing}"))]))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_process_is_left(seen: Seen):

@@ -11,7 +11,7 @@ from stn_cli.models.banded_convolution import Workspaces, banded_stage
 from stn_cli.models.convolution import ConvolutionStage
 
 # Images, channels, filters, side, height, width; outputs of 20×20, 4×4, 13×13, 1×1, 4×22, 7×2, 3×2 and 28×28 pixels,
-# from images that begin at pages of memory.
+# from images that compete for lines of the caches.
 SHAPES = [
     (3, 1, 5, 9, 28, 28),
     (2, 6, 4, 7, 10, 10),
