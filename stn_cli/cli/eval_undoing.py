@@ -52,8 +52,8 @@ def _show(one: "Undoing", console: "Console") -> None:
         return
     pose, before, after = one.pose, *one.corners
     console.print(
-        f"pose        {pose['rotation']:.1f}° clockwise, {pose['scale']:.2f} times as large, centre at "
-        f"{pose['x']:.1f}, {pose['y']:.1f} px; the median digit stands {one.turned:.1f}° from upright"
+        f"pose        {pose['rotation']:z.1f}° clockwise, {pose['scale']:.2f} times as large, centre at "
+        f"{pose['x']:z.1f}, {pose['y']:z.1f} px; the median digit stands {one.turned:z.1f}° from upright"
     )
     console.print(f"corners     {before:.1f} px from where that pose has them before, {after:.1f} px after (medians)")
     table = Table(title="standard deviations, and the share of the variance that is undone", title_justify="left")
@@ -62,7 +62,7 @@ def _show(one: "Undoing", console: "Console") -> None:
     for quantity, spread in one.spreads.items():
         unit, factor = UNITS[quantity]
         deviations = [spread.before, spread.after, spread.within, None, None, one.residuals[quantity]]
-        shown = ["–" if value is None else f"{factor * value:.2f}" for value in deviations]
+        shown = ["–" if value is None else f"{factor * value:z.2f}" for value in deviations]
         shown[3:5] = ["–" if share is None else f"{100 * share:.1f}" for share in (spread.undone, spread.undone_within)]
         table.add_row(f"{quantity} {unit}".rstrip(), *shown)
     console.print(table)
