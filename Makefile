@@ -7,9 +7,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/stn demo
 
-# A process for each core, with one thread each: the tests are many and small. PYTEST_ARGS=tests/geometry for a part.
+# A process for each core. PYTEST_ARGS=tests/geometry for a part.
 test: .venv/installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup $(PYTEST_ARGS)
 
 lint: .venv/installed-test
 	$(BIN)/ruff format --check .

@@ -16,6 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from stn_cli.visualize import own_image, turning
 
+pytestmark = pytest.mark.xdist_group("board")  # servers take the first port that is free
+
 Stn = Callable[..., Any]
 
 

@@ -16,6 +16,8 @@ from stn_cli.errors import ResourceError
 from stn_cli.visualize import server
 from stn_cli.visualize.server import HOST, free_port, open_browser, start_tensorboard
 
+pytestmark = pytest.mark.xdist_group("board")  # servers take the first port that is free
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # the html5lib that TensorBoard brings along deprecates itself
     program = importlib.import_module("tensorboard.program")

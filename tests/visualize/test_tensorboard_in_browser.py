@@ -17,6 +17,8 @@ from stn_cli.config_files import load_config
 from stn_cli.training.events import Finished
 from stn_cli.training.loop import train
 
+pytestmark = pytest.mark.xdist_group("board")  # servers take the first port that is free
+
 SETTINGS = (
     *("train.iterations=4", "train.batch_size=8", "model.parameters=40000", "log.evaluations=2", "log.every=1"),
     *("log.images=4", "runtime.device=cpu", "runtime.precision=float32", "runtime.convolutions=library"),
