@@ -119,6 +119,7 @@ class Seen:
                 self.processes[event.place] = process
                 self.pinned[process] = os.sched_getaffinity(process)
                 self.surroundings[process] = Path(f"/proc/{process}/environ").read_bytes()
+        self.cores = {core for core in self.cores if is_free(core)}  # other commands may have begun meanwhile
 
 
 def is_free(core: int) -> bool:
