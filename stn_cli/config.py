@@ -22,8 +22,8 @@ def _writable(text: str) -> str:
 
 
 def _ways(text: str) -> str:
-    if text != "auto" and set(text.split(",")) - {"library", "banded"}:
-        raise ValueError(f"{text!r} is neither auto, library, banded, nor library and banded with commas between")
+    if text != "auto" and set(text.split(",")) - {"library", "banded", "compiled"}:
+        raise ValueError(f"{text!r} is neither auto, library, banded, compiled, nor some of these with commas between")
     return text
 
 
@@ -128,7 +128,7 @@ class RuntimeConfig(Section):
         "auto", description="of the classifier; geometry is always float32"
     )
     convolutions: Annotated[str, LowerName, Ways] = Field(
-        "auto", description="library, banded, or one of them per stage with commas; auto takes the faster ones"
+        "auto", description="library, banded, compiled, or one per stage with commas; auto takes the fastest"
     )
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; else what PyTorch takes")
     steps: Annotated[Literal["auto", "captured", "eager"], LowerName] = Field(

@@ -14,7 +14,7 @@ FILES = sorted(file for file in PACKAGE.rglob("*.py"))
 # From the bottom. Each imports only what stands below it, and its own kind.
 ORDER = [
     {"errors", "names"},
-    {"storage", "randomness"},
+    {"storage", "randomness", "compiled"},
     {"geometry"},
     {"drawing"},
     {"distortions"},

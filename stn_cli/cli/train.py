@@ -103,7 +103,9 @@ def train_run(
         runs_dir=runs_dir,
     )
     from stn_cli.cli.console import print_json, stdout_console
+    from stn_cli.compiled.compiler import begin
     from stn_cli.config_files import load_config
+    from stn_cli.experiments.choose import may_have_gpu
 
     if seeds is not None:
         from stn_cli.cli.seeds import configs_of, parse_seeds, train_seeds
@@ -113,6 +115,8 @@ def train_run(
         return
     # Before torch is imported, which takes two seconds: a typo is answered at once.
     config = load_config(*split_arguments(arguments or [], said)) if resume is None else None
+    if config is not None and config.runtime.device in ("auto", "cpu") and not may_have_gpu():
+        begin()  # beside the import of torch
     from stn_cli.training.loop import train
     from stn_cli.training.runtime import keep_freed_memory
     from stn_cli.training.trace import traced

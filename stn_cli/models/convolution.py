@@ -9,8 +9,9 @@ from torch.nn.functional import conv2d, max_pool2d, relu
 
 from stn_cli.errors import UsageError
 from stn_cli.models.banded_convolution import Workspaces, banded_stage
+from stn_cli.models.compiled_convolution import compiled_stage
 
-Convolutions = Literal["library", "banded"]
+Convolutions = Literal["library", "banded", "compiled"]
 
 
 @final
@@ -19,7 +20,7 @@ class ConvolutionStage(nn.Conv2d):
 
     Bias and ReLU come after the pooling: they commute with it, and there a quarter of the values is left to add to and
     to differentiate. Pooling rounds up if `ceil_mode`. `convolutions` says who computes it: PyTorch's library, step by
-    step and on any device, or `banded_stage`, for CPUs; they differ in rounding and in time.
+    step and on any device, or, for CPUs, `banded_stage` or `compiled_stage`; they differ in rounding and in time.
     """
 
     convolutions: Convolutions = "library"
@@ -36,6 +37,8 @@ class ConvolutionStage(nn.Conv2d):
         assert bias is not None
         # autocast knows conv2d, but neither our own product nor the late bias
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        if self.convolutions == "compiled":
+            return compiled_stage(input, weight, bias, pool=self.pool, ceil_mode=self.ceil_mode).to(precision)
         if self.convolutions == "banded":
             return banded_stage(
                 input,

@@ -1,12 +1,14 @@
 """Where and in which precision a run computes, and why."""
 
 import ctypes
+import logging
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
 
+from stn_cli.compiled.compiler import why_not
 from stn_cli.config import RuntimeConfig
 from stn_cli.errors import ResourceError, UsageError
 from stn_cli.models.convolution import choose_convolutions
@@ -57,12 +59,29 @@ def choose_runtime(config: RuntimeConfig) -> Runtime:
     device, why_device = _choose_device(config.device)
     if config.precision == "float32":
         torch.backends.cudnn.allow_tf32 = False  # cuDNN's default would round the inputs of convolutions to 10 bits
-    ways = "library" if config.convolutions == "auto" else config.convolutions
+    ways, why_ways = _choose_ways(config.convolutions, device)
     if config.steps == "captured" and device.type not in RECORDED:
         raise UsageError(f"steps can be captured on cuda and cpu, not on {device.type}", "Set runtime.steps=auto.")
     captured = device.type in RECORDED and config.steps != "eager"
     precision, why = _choose_precision(config.precision, device)
-    return Runtime(device, precision, f"{why_device}; {why}{RECORDED[device.type] if captured else ''}", ways, captured)
+    return Runtime(
+        device, precision, f"{why_device}; {why}{why_ways}{RECORDED[device.type] if captured else ''}", ways, captured
+    )
+
+
+def _choose_ways(name: str, device: torch.device) -> tuple[str, str]:
+    """Return the convolutions, and what is to be said of them."""
+    if name == "auto":
+        return "library", ""
+    if "compiled" not in name:
+        return name, ""
+    missing = f"{device.type} has none" if device.type != "cpu" else why_not()
+    if missing is None:
+        return name, ""
+    # A run trained where there are kernels is looked at, or goes on, where there are none: equal within rounding.
+    why = f"convolutions of the library for compiled ones, since {missing}"
+    logging.getLogger("stn").warning("%s", why)
+    return name.replace("compiled", "library"), f"; {why}"
 
 
 def _choose_precision(name: str, device: torch.device) -> tuple[str, str]:

@@ -3,8 +3,13 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d, max_pool2d, relu
 
+from stn_cli.compiled.compiler import why_not
 from stn_cli.errors import UsageError
 from stn_cli.models.convolution import ConvolutionStage, choose_convolutions, stages_of
+
+COMPILED = pytest.param(
+    "compiled", marks=pytest.mark.skipif(why_not() is not None, reason=f"no compiled kernels: {why_not()}")
+)
 
 
 def stage(**settings: object) -> ConvolutionStage:
@@ -12,7 +17,7 @@ def stage(**settings: object) -> ConvolutionStage:
     return ConvolutionStage(2, 5, 3, **settings)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("way", ["library", "banded"])
+@pytest.mark.parametrize("way", ["library", "banded", COMPILED])
 @pytest.mark.parametrize("pool", [1, 2, 3])
 @pytest.mark.parametrize("ceil_mode", [False, True])
 def test_it_is_convolution_with_bias_then_relu_then_pooling_in_whatever_order(
@@ -31,7 +36,7 @@ def test_it_is_convolution_with_bias_then_relu_then_pooling_in_whatever_order(
         torch.testing.assert_close(found, right, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("way", ["library", "banded"])
+@pytest.mark.parametrize("way", ["library", "banded", COMPILED])
 def test_autocast_decides_the_precision(way: str) -> None:
     ours = stage(pool=2)
     choose_convolutions(ours, way)

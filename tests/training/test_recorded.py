@@ -23,6 +23,11 @@ COMBINATIONS = {
         *("model.name=st-cnn", "distortion.kind=RTS"),
         *("runtime.convolutions=banded", "runtime.precision=bf16"),
     ],
+    "st-cnn affine, R, compiled": ["model.name=st-cnn", "runtime.convolutions=compiled", "runtime.precision=float32"],
+    "cnn, RTS, compiled and in bands, bf16": [
+        *("model.name=cnn", "distortion.kind=RTS"),
+        *("runtime.convolutions=compiled,banded", "runtime.precision=bf16"),
+    ],
     "st-cnn tps, E": ["model.name=st-cnn", "model.transform=tps", "distortion.kind=E"],
     "st-cnn projective, P, penalty": [
         *("model.name=st-cnn", "model.transform=projective"),

@@ -49,6 +49,25 @@ def test_what_is_asked_for_is_taken(machine) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("device", "missing", "ways", "why"),
+    [
+        ("cpu", None, "compiled,banded", ""),
+        ("cpu", "of this", "library,banded", "; convolutions of the library for compiled ones, since of this"),
+        ("cuda", None, "library,banded", "; convolutions of the library for compiled ones, since cuda has none"),
+    ],
+)
+def test_where_there_are_no_compiled_kernels_the_library_convolves_and_it_is_said(
+    machine, device: str, missing: str | None, ways: str, why: str, monkeypatch, caplog
+) -> None:
+    machine("cuda")
+    monkeypatch.setattr(runtime, "why_not", lambda: missing)
+    chosen = choose_runtime(RuntimeConfig(device=device, convolutions="compiled,banded"))
+    assert chosen.convolutions == ways
+    assert why in chosen.reason
+    assert caplog.text.count("since") == (1 if why else 0)
+
+
 @pytest.mark.parametrize("device", ["cuda", "mps"])
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(machine, device: str) -> None:
     machine()

@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
+from stn_cli.compiled.compiler import why_not
 from stn_cli.config import RunConfig
 from stn_cli.datasets.build import build_source
 from stn_cli.models.build import build_model
@@ -20,6 +21,9 @@ from stn_cli.training.speed import count_operations, measure_peak, measure_speed
 
 CPU = torch.device("cpu")
 Small = Callable[..., RunConfig]
+COMPILED = pytest.param(
+    "compiled", marks=pytest.mark.skipif(why_not() is not None, reason=f"no compiled kernels: {why_not()}")
+)
 
 
 class Clock:
@@ -66,7 +70,7 @@ def test_a_source_smaller_than_a_batch_is_repeated(small: Small, kind: str, held
         assert {image.numpy().tobytes() for image in batch.images} <= known
 
 
-@pytest.mark.parametrize("convolutions", ["library", "banded"])
+@pytest.mark.parametrize("convolutions", ["library", "banded", COMPILED])
 @pytest.mark.parametrize(
     ("model", "transform"), [("fcn", None), ("cnn", None), ("st-fcn", "projective"), ("st-cnn", "affine")]
 )

@@ -34,22 +34,31 @@ def test_what_was_left_open_is_chosen_and_named(model: str, stages: int) -> None
     found = try_out(asked, choose_runtime(asked), network(model), batch())
     assert found.precision in ("bf16", "float32")
     ways = found.convolutions.split(",")
-    assert set(ways) <= {"library", "banded"}
+    assert set(ways) <= {"library", "banded", "compiled"}
     assert len(ways) == max(1, stages)
     assert f"{found.precision}, convolutions {found.convolutions}, since a step of 8 images takes" in found.reason
     found.place(network(model))  # the choice fits the network
 
 
-def test_the_faster_way_and_the_faster_precision_win(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times are prepared: banded for the first and the last stage; float32 against bf16 as wide machines have it."""
+def test_the_fastest_way_and_the_faster_precision_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are prepared, for each stage of library, banded and compiled; float32 against bf16 as wide machines do."""
     monkeypatch.setattr(trial, "has_fast_bf16", lambda _: True)
-    stage_times = [2.0, 1.0, 1.0, 2.0, 1.0, 2.0, 2.0, 1.0]
+    monkeypatch.setattr(trial, "why_not", lambda: None)
+    stage_times = [2.0, 1.0, 3.0, 1.0, 2.0, 3.0, 3.0, 2.0, 1.0, 2.0, 1.0, 2.0]
     for slow, precision in ((5.0, "bf16"), (0.5, "float32")):
         times = iter([*stage_times, 3.0, *stage_times, slow])
         monkeypatch.setattr(trial, "_milliseconds", lambda ways, times=times: [next(times) for _ in ways])
         asked = settings()
         found = try_out(asked, choose_runtime(asked), network(), batch())
-        assert (found.precision, found.convolutions) == (precision, "banded,library,library,banded")
+        assert (found.precision, found.convolutions) == (precision, "banded,library,compiled,banded")
+
+
+def test_what_cannot_be_compiled_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "why_not", lambda: "of this")
+    asked = settings()
+    found = try_out(asked, choose_runtime(asked), network(), batch())
+    assert "compiled" not in found.convolutions
+    assert "; no compiled convolutions, since of this" in found.reason
 
 
 def test_what_was_asked_for_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:

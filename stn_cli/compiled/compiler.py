@@ -1,0 +1,135 @@
+"""Our own kernels for CPUs: compiled once on the machine that they run on, for its processor, and kept.
+
+A compiler is no dependency: where there is none, PyTorch's operations do the same, and who chooses between them says
+so. Compiled here rather than beforehand, the kernels use what the processor has.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from filelock import FileLock, Timeout
+
+from stn_cli.errors import ResourceError
+
+SOURCES = Path(__file__).parent
+# Loops are unrolled where they say so, so -O3 adds half a second of compiling and nothing else.
+FLAGS = ("-std=c++17", "-O2", "-march=native", "-fopenmp", "-fno-math-errno", "-Wno-psabi", "-shared", "-fPIC")
+MOST_SECONDS = 120
+FIX = "Install a C++ compiler with OpenMP (g++), or choose other runtime.convolutions."
+
+_lock = threading.Lock()
+_found: list[ctypes.CDLL | ResourceError] = []
+
+
+def kernels() -> ctypes.CDLL:
+    """Return the kernels, compiled if they are not there yet, which takes some 4 seconds.
+
+    Raises:
+        ResourceError: they cannot be compiled, kept or loaded here; said again at each call.
+    """
+    with _lock:
+        if not _found:
+            try:
+                _found.append(_load(_kept()))
+            except ResourceError as error:
+                _found.append(error)
+    found = _found[0]
+    if isinstance(found, ResourceError):
+        raise ResourceError(found.what, found.fix)
+    return found
+
+
+def why_not() -> str | None:
+    """Return why there are no kernels here, in words that follow "since"; None where there are."""
+    try:
+        kernels()
+    except ResourceError as error:
+        return error.what
+    return None
+
+
+def begin() -> None:
+    """Compile, where it has to be done, while other things are loaded. What goes wrong `kernels` meets too, and says."""
+
+    def work() -> None:
+        with suppress(ResourceError):
+            _kept()
+
+    threading.Thread(target=work, daemon=True, name="compiler").start()
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise ResourceError(f"compiled kernels cannot be loaded ({error})", FIX) from error
+
+
+def _kept() -> Path:
+    """Return the compiled library for this source, compiler and processor."""
+    compiler = _compiler()
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stn"
+    path = folder / f"kernels-{_fingerprint(compiler)}.so"
+    if path.exists():
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock", timeout=MOST_SECONDS):
+            if not path.exists():  # who held the lock may have made it
+                _compile(compiler, path)
+    except (OSError, Timeout) as error:
+        fix = "Make it writable, or name another by XDG_CACHE_HOME."
+        raise ResourceError(f"compiled kernels cannot be kept in {folder} ({error})", fix) from error
+    return path
+
+
+def _compile(compiler: list[str], path: Path) -> None:
+    with TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        command = [*compiler, *FLAGS, *map(str, sorted(SOURCES.glob("*.cpp"))), "-o", str(made)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=MOST_SECONDS)
+        except (subprocess.SubprocessError, OSError) as error:
+            said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+            line = next((one for one in said if "error" in one), said[0] if said else "no reason given")
+            raise ResourceError(f"{compiler[0]} cannot compile the kernels ({line})", FIX) from error
+        made.replace(path)
+
+
+def _compiler() -> list[str]:
+    named = shlex.split(os.environ.get("CXX", ""))
+    for candidate in [named] if named else [["c++"], ["g++"], ["clang++"]]:
+        found = shutil.which(candidate[0])
+        if found is not None and sys.platform != "win32":
+            return [found, *candidate[1:]]
+    raise ResourceError(f"there is no C++ compiler here ({' '.join(named) or 'c++, g++, clang++'})", FIX)
+
+
+def _fingerprint(compiler: list[str]) -> str:
+    """Return what changes whenever the compiled kernels would."""
+    binary = Path(compiler[0]).resolve()
+    state = binary.stat()
+    parts = [*compiler, *FLAGS, str(binary), str(state.st_size), str(state.st_mtime_ns), *_processor()]
+    parts += [path.read_text(encoding="utf-8") for path in sorted(SOURCES.glob("*.[ch]*"))]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
+
+
+def _processor() -> Iterator[str]:
+    """Yield what says which instructions the processor has."""
+    yield from (platform.system(), platform.machine(), platform.processor())
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+    except OSError:  # another system; its own names have to do
+        return
+    yield from (line for line in lines if line.partition(":")[0].strip() in ("model name", "flags", "Features"))

@@ -1,0 +1,74 @@
+"""The compiled kernels as operators of PyTorch, so that whatever records or profiles operations sees them."""
+
+import ctypes
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from stn_cli.compiled.compiler import kernels
+
+_library = torch.library.Library("stn", "DEF")
+_library.define(
+    "stage(Tensor images, Tensor weight, Tensor bias, int pool, Tensor(a!) output, Tensor(b!)? lanes,"
+    " Tensor(c!)? winners) -> ()"
+)
+_library.define(
+    "stage_backward(Tensor gradient, Tensor weight, Tensor lanes, Tensor winners, int pool, int height, int width,"
+    " Tensor(a!)? of_images, Tensor(b!) of_weight, Tensor(c!) of_bias) -> ()"
+)
+
+
+def lanes() -> int:
+    """Return how many images a kernel takes together."""
+    return int(kernels().stn_lanes())
+
+
+def _stage(
+    images: Float[Tensor, "n channels height width"],
+    weight: Float[Tensor, "filters channels side side"],
+    bias: Float[Tensor, "filters"],
+    pool: int,
+    output: Float[Tensor, "n filters rows columns"],
+    lanes: Float[Tensor, "numbers"] | None,
+    winners: UInt8[Tensor, "windows"] | None,
+) -> None:
+    sizes = _sizes((*images.shape, len(weight), weight.shape[3], pool, *output.shape[2:]))
+    parts = (images, weight, bias, output, lanes, winners)
+    kernels().stn_stage(sizes, *map(_address, parts), ctypes.c_int64(torch.get_num_threads()))
+
+
+def _stage_backward(
+    gradient: Float[Tensor, "n filters rows columns"],
+    weight: Float[Tensor, "filters channels side side"],
+    lanes: Float[Tensor, "numbers"],
+    winners: UInt8[Tensor, "windows"],
+    pool: int,
+    height: int,
+    width: int,
+    of_images: Float[Tensor, "n channels height width"] | None,
+    of_weight: Float[Tensor, "filters channels side side"],
+    of_bias: Float[Tensor, "filters"],
+) -> None:
+    filters, channels, side, _ = weight.shape
+    sizes = _sizes((len(gradient), channels, height, width, filters, side, pool, *gradient.shape[2:]))
+    parts = (gradient, weight, lanes, winners, of_images, of_weight, of_bias)
+    kernels().stn_stage_backward(sizes, *map(_address, parts), ctypes.c_int64(torch.get_num_threads()))
+
+
+@lru_cache(256)
+def _sizes(sizes: tuple[int, ...]) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * len(sizes))(*sizes)
+
+
+def _address(tensor: Tensor | None) -> ctypes.c_void_p:
+    """Return where a tensor's numbers lie; null for none."""
+    if tensor is None:
+        return ctypes.c_void_p(None)
+    assert tensor.is_contiguous()
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+_library.impl("stage", _stage, "CPU")
+_library.impl("stage_backward", _stage_backward, "CPU")

@@ -1,0 +1,124 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stn_cli.compiled import compiler as building
+from stn_cli.errors import ResourceError
+
+pytestmark = pytest.mark.skipif(building.why_not() is not None, reason=f"no compiled kernels: {building.why_not()}")
+ASK = "from stn_cli.compiled.compiler import kernels, why_not; print(why_not() or kernels().stn_lanes())"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and nothing found yet in this process."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(building, "_found", [])
+    return tmp_path / "cache" / "stn"
+
+
+def compiler(folder: Path, *lines: str) -> str:
+    """A compiler that leaves a letter in a file at each call, then does what the lines say."""
+    script = folder / "compiler.sh"
+    script.write_text("\n".join(["#!/bin/sh", f"printf x >> '{folder}/calls'", *lines]) + "\n")
+    script.chmod(0o755)
+    return str(script)
+
+
+def asked() -> "subprocess.Popen[str]":
+    return subprocess.Popen([sys.executable, "-c", ASK], stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_at_once_compile_once_and_later_ones_not_at_all(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", compiler(tmp_path, 'exec c++ "$@"'))
+    first, second = asked(), asked()
+    answers = {process.communicate(timeout=120)[0].strip() for process in (first, second)}
+    answers.add(asked().communicate(timeout=60)[0].strip())
+    assert answers <= {"4", "8", "16"}
+    assert len(answers) == 1
+    assert (tmp_path / "calls").read_text() == "x"
+    assert [path.suffix for path in sorted(cache.iterdir())] == [".so", ".lock"]
+
+
+def test_another_compiler_or_source_is_compiled_anew(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = compiler(tmp_path)
+    names = [building._fingerprint([own]), building._fingerprint([own, "-DX"])]
+    Path(own).write_text("#!/bin/sh\nexit 0\n")
+    names.append(building._fingerprint([own]))
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    monkeypatch.setattr(building, "SOURCES", sources)
+    for name in ("a.cpp", "b.h"):
+        (sources / name).write_text("")
+        names.append(building._fingerprint([own]))
+    assert len(set(names)) == len(names)
+
+
+def test_without_a_compiler_it_is_said(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", "")
+    for _ in range(2):
+        with pytest.raises(ResourceError, match=r"no C\+\+ compiler here \(c\+\+, g\+\+, clang\+\+\)\. Install"):
+            building.kernels()
+    assert building.why_not() == "there is no C++ compiler here (c++, g++, clang++)"
+
+
+def test_what_the_compiler_complains_of_is_said(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = compiler(tmp_path, "echo 'In file included from x' >&2", "echo 'error: no -fopenmp here' >&2", "exit 1")
+    monkeypatch.setenv("CXX", script)
+    with pytest.raises(ResourceError, match=r"cannot compile the kernels \(error: no -fopenmp here\)"):
+        building.kernels()
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+
+
+def test_a_library_of_another_kind_is_refused(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", compiler(tmp_path, 'for last; do :; done; echo text > "$last"'))
+    with pytest.raises(ResourceError, match="cannot be loaded"):
+        building.kernels()
+
+
+def test_a_cache_that_cannot_be_made_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.parent.write_text("a file")
+    with pytest.raises(ResourceError, match=r"cannot be kept in .*XDG_CACHE_HOME"):
+        building.kernels()
+
+
+@pytest.mark.parametrize("convolutions", ["auto", "compiled"])
+def test_training_goes_on_without_and_says_so(convolutions: str, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "stn_cli",
+        "train",
+        "--model",
+        "cnn",
+        "--iterations",
+        "2",
+        "--runs-dir",
+        str(tmp_path),
+    ]
+    done = subprocess.run(
+        [*command, f"runtime.convolutions={convolutions}", "train.batch_size=8"],
+        check=False,
+        env=os.environ | {"CXX": "no-such-compiler"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "since there is no C++ compiler here (no-such-compiler)" in done.stdout + done.stderr
+    (run,) = tmp_path.iterdir()
+    assert "compiled" not in (run / "config.yaml").read_text()
+
+
+def test_begin_leaves_them_ready(cache: Path) -> None:
+    building.begin()
+    building.kernels()
+    assert len([path for path in cache.iterdir() if path.suffix == ".so"]) == 1

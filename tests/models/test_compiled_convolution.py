@@ -1,0 +1,194 @@
+import os
+import platform
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, max_pool2d, relu
+
+from stn_cli.compiled.compiler import why_not
+from stn_cli.compiled.operators import lanes
+from stn_cli.models.compiled_convolution import compiled_stage
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"no compiled kernels: {why_not()}")
+
+# Images, channels, filters, side, height, width: full lanes and odd ones, every way to group filters, channels and
+# taps, maps smaller than what is computed at a time, and as large that they are taken in pieces.
+SHAPES = [
+    (16, 1, 8, 7, 28, 28),
+    (33, 1, 10, 5, 28, 28),
+    (17, 10, 20, 5, 12, 12),
+    (3, 1, 5, 9, 28, 28),
+    (64, 6, 4, 7, 10, 10),
+    (2, 1, 3, 9, 21, 21),
+    (1, 3, 2, 5, 5, 5),
+    (5, 2, 13, 3, 9, 4),
+    (1, 1, 1, 1, 3, 2),
+    (4, 7, 7, 1, 1, 1),
+    (2, 4, 3, 2, 6, 5),
+    (2, 2, 3, 8, 12, 30),
+    (3, 13, 2, 10, 11, 12),
+    (2, 25, 11, 4, 7, 8),
+    (1, 5, 9, 13, 15, 14),
+    (2, 1, 64, 9, 42, 42),
+    (70, 12, 3, 3, 3, 5),
+]
+POOLINGS = [(pool, ceil_mode) for pool in (1, 2, 3) for ceil_mode in (False, True)]
+
+
+def operands(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    n, channels, filters, side, height, width = shape
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(n, channels, height, width, generator=generator)
+    weight = torch.randn(filters, channels, side, side, generator=generator) / (side * channels**0.5)
+    return images.requires_grad_(), weight.requires_grad_(), torch.randn(filters, generator=generator).requires_grad_()
+
+
+def by_library(images: Tensor, weight: Tensor, bias: Tensor, *, pool: int = 1, ceil_mode: bool = False) -> Tensor:
+    """In float64, so that what differs is ours."""
+    images, weight, bias = (part.double() for part in (images, weight, bias))
+    return max_pool2d(relu(conv2d(images, weight, bias)), pool, ceil_mode=ceil_mode)
+
+
+def gradients(output: Tensor, parts: tuple[Tensor, ...], seed: int = 1) -> tuple[Tensor, ...]:
+    """Gradients of a random linear form of the output."""
+    form = torch.randn(output.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.autograd.grad(output, parts, form.to(output.dtype), retain_graph=True)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("pool", "ceil_mode"), POOLINGS)
+def test_it_is_convolution_bias_relu_and_pooling_with_their_gradients(
+    shape: tuple[int, ...], pool: int, ceil_mode: bool
+) -> None:
+    parts = operands(shape)
+    if not ceil_mode and min(shape[4:]) - shape[3] + 1 < pool:
+        with pytest.raises(ValueError, match="no window"):
+            compiled_stage(*parts, pool=pool)
+        return
+    ours = compiled_stage(*parts, pool=pool, ceil_mode=ceil_mode)
+    theirs = by_library(*parts, pool=pool, ceil_mode=ceil_mode)
+    torch.testing.assert_close(ours, theirs.float(), atol=2e-5, rtol=1e-5)
+    for found, right in zip(gradients(ours, parts), gradients(theirs, parts), strict=True):
+        assert (found - right).norm() <= 1e-5 * right.norm() + 1e-6
+    with torch.no_grad():
+        assert torch.equal(compiled_stage(*parts, pool=pool, ceil_mode=ceil_mode), ours)
+
+
+def test_images_may_lie_in_any_way_and_have_any_precision() -> None:
+    images, weight, bias = operands((17, 3, 5, 3, 9, 8))
+    expected = compiled_stage(images, weight, bias, pool=2)
+    for laid in (
+        images.contiguous(memory_format=torch.channels_last),
+        images.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
+        images.double(),
+    ):
+        assert torch.equal(compiled_stage(laid, weight, bias, pool=2), expected)
+    form = torch.randn(expected.shape).contiguous(memory_format=torch.channels_last)
+    found, right = (torch.autograd.grad(expected, weight, one, retain_graph=True)[0] for one in (form, form.clone()))
+    assert torch.equal(found, right)
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_no_image_and_few_images(n: int) -> None:
+    _, weight, bias = operands((1, 2, 4, 3, 6, 6))
+    images = torch.rand(n, 2, 6, 6)
+    output = compiled_stage(images, weight, bias, pool=2)
+    assert output.shape == (n, 4, 2, 2)
+    output.sum().backward()
+    theirs = by_library(images, weight, bias, pool=2)
+    for found, right in zip((weight.grad, bias.grad), torch.autograd.grad(theirs.sum(), (weight, bias)), strict=True):
+        assert found is not None
+        torch.testing.assert_close(found, right.float(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+@pytest.mark.parametrize(("pool", "ceil_mode"), POOLINGS)
+def test_of_several_largest_values_the_first_gets_the_gradient(levels: int, pool: int, ceil_mode: bool) -> None:
+    """Over a constant image every window is a tie; with two levels, in every way that there is."""
+    images = torch.randint(0, levels, (20, 1, 12, 12), generator=torch.Generator().manual_seed(0)).float() + 1
+    parts = (images.requires_grad_(), torch.ones(2, 1, 1, 1), torch.zeros(2))
+    theirs, ours = (stage(*parts, pool=pool, ceil_mode=ceil_mode) for stage in (by_library, compiled_stage))
+    torch.testing.assert_close(gradients(ours, (images,)), gradients(theirs, (images,)))
+
+
+@pytest.mark.parametrize("pool", [1, 2, 3])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_not_hidden(pool: int, value: float) -> None:
+    """It stays where the library has it, in output and gradients, and in its own image alone."""
+    images, weight, bias = operands((4, 2, 3, 3, 9, 9))
+    with torch.no_grad():
+        images[2, 1, 4, 4] = value
+    ours = compiled_stage(images, weight, bias, pool=pool)
+    theirs = by_library(images, weight, bias, pool=pool)
+    torch.testing.assert_close(ours.double(), theirs, equal_nan=True, atol=1e-4, rtol=1e-4)
+    (of_weight,) = gradients(ours, (weight,))
+    assert not of_weight.isfinite().all()
+    spoilt = torch.zeros_like(ours)
+    spoilt[1, 0, 0, 0] = float("nan")
+    with torch.no_grad():
+        bias.fill_(100)  # so that ReLU is open
+        images[2, 1, 4, 4] = 0
+    found = torch.autograd.grad(compiled_stage(images, weight, bias, pool=pool), (images, weight, bias), spoilt)
+    assert [part.isnan().any().item() for part in found] == [True] * 3
+    assert not found[0][[0, 2, 3]].isnan().any()
+
+
+@pytest.mark.parametrize("needed", [(True, False, False), (False, True, True), (False, True, False)])
+def test_only_the_gradients_that_are_needed_are_given(needed: tuple[bool, ...]) -> None:
+    every = operands(SHAPES[2])
+    parts = [part.detach().clone().requires_grad_(need) for part, need in zip(every, needed, strict=True)]
+    expected = torch.autograd.grad(compiled_stage(*every, pool=2).square().sum(), every)
+    compiled_stage(*parts, pool=2).square().sum().backward()
+    for part, need, right in zip(parts, needed, expected, strict=True):
+        assert (part.grad is not None) == need
+        assert part.grad is None or torch.equal(part.grad, right)
+
+
+def test_the_same_bits_twice_and_with_any_number_of_threads() -> None:
+    """Also where several threads of Python compute at the same time."""
+    parts, before = operands((100, 3, 7, 5, 14, 13)), torch.get_num_threads()
+
+    def work(threads: int) -> tuple[Tensor, ...]:
+        torch.set_num_threads(threads)
+        output = compiled_stage(*parts, pool=2)
+        return output, *gradients(output, parts)
+
+    try:
+        expected = work(1)
+        found = [work(2), work(3)]
+        with ThreadPoolExecutor(4) as pool:
+            found += pool.map(work, [1, 2, 3, 4] * 5)
+    finally:
+        torch.set_num_threads(before)
+    for other in found:
+        assert all(map(torch.equal, other, expected))
+
+
+def test_it_can_be_differentiated_again_but_not_twice() -> None:
+    parts = operands((9, 2, 3, 3, 8, 8))
+    output = compiled_stage(*parts, pool=2)
+    assert all(map(torch.equal, gradients(output, parts), gradients(output, parts)))
+    (gradient,) = torch.autograd.grad(output.square().sum(), parts[1], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="flags of x86 processors")
+@pytest.mark.skipif("STN_TEST_LANES" in os.environ, reason="this is that other process")
+@pytest.mark.parametrize(("flags", "count"), [("-mno-avx512f", 8), ("-mno-avx", 4)])
+def test_all_of_this_holds_for_narrower_vectors(flags: str, count: int) -> None:
+    environment = os.environ | {"CXX": f"c++ {flags}", "STN_TEST_LANES": str(count)}
+    environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST")}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__))]
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_lanes_are_as_many_as_asked_for() -> None:
+    assert lanes() == int(os.environ.get("STN_TEST_LANES", lanes()))
+    assert lanes() in (4, 8, 16)
