@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +25,7 @@ from stn_cli.errors import ResourceError
 
 SOURCES = Path(__file__).parent
 # Loops are unrolled where they say so, so -O3 adds half a second of compiling and nothing else.
-FLAGS = ("-std=c++17", "-O2", "-march=native", "-fopenmp", "-fno-math-errno", "-Wno-psabi", "-shared", "-fPIC")
+FLAGS = ("-std=c++17", "-O2", "-march=native", "-fopenmp", "-fno-math-errno", "-Wno-psabi", "-fPIC")
 MOST_SECONDS = 120
 FIX = "Install a C++ compiler with OpenMP (g++), or choose other runtime.convolutions."
 
@@ -60,7 +61,7 @@ def why_not() -> str | None:
 
 
 def begin() -> None:
-    """Compile, where it has to be done, while other things are loaded. What goes wrong `kernels` meets too, and says."""
+    """Compile, where it has to be done, while other things are loaded. What goes wrong, `kernels` says."""
 
     def work() -> None:
         with suppress(ResourceError):
@@ -97,14 +98,20 @@ def _kept() -> Path:
 def _compile(compiler: list[str], path: Path) -> None:
     with TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
-        command = [*compiler, *FLAGS, *map(str, sorted(SOURCES.glob("*.cpp"))), "-o", str(made)]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=MOST_SECONDS)
-        except (subprocess.SubprocessError, OSError) as error:
-            said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-            line = next((one for one in said if "error" in one), said[0] if said else "no reason given")
-            raise ResourceError(f"{compiler[0]} cannot compile the kernels ({line})", FIX) from error
+        objects = {source: Path(folder) / f"{source.stem}.o" for source in sorted(SOURCES.glob("*.cpp"))}
+        with ThreadPoolExecutor(len(objects)) as pool:  # a process each
+            list(pool.map(lambda one: _run([*compiler, *FLAGS, "-c", str(one[0]), "-o", str(one[1])]), objects.items()))
+        _run([*compiler, *FLAGS, "-shared", *map(str, objects.values()), "-o", str(made)])
         made.replace(path)
+
+
+def _run(command: list[str]) -> None:
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=MOST_SECONDS)
+    except (subprocess.SubprocessError, OSError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        line = next((one for one in said if "error" in one), said[0] if said else "no reason given")
+        raise ResourceError(f"{command[0]} cannot compile the kernels ({line})", FIX) from error
 
 
 def _compiler() -> list[str]:

@@ -25,23 +25,23 @@ typedef float Lanes __attribute__((vector_size(4 * LANES)));
 typedef int32_t Numbers __attribute__((vector_size(4 * LANES)));
 typedef uint8_t Bytes __attribute__((vector_size(LANES)));
 
-#define INLINE static inline __attribute__((always_inline))
+#define INLINE inline __attribute__((always_inline))
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define UNROLL _Pragma("GCC unroll 32")
 #endif
 
-INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-INLINE int64_t pieces(int64_t count, int64_t size) { return (count + size - 1) / size; }
+static INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static INLINE int64_t pieces(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
-INLINE Lanes load(const float *from) {
+static INLINE Lanes load(const float *from) {
     Lanes vector;
     memcpy(&vector, from, sizeof vector);
     return vector;
 }
-INLINE void store(Lanes vector, float *to) { memcpy(to, &vector, sizeof vector); }
+static INLINE void store(Lanes vector, float *to) { memcpy(to, &vector, sizeof vector); }
 
 // Memory that grows and is kept: fresh pages cost more than what is done in them.
 class Scratch {
@@ -63,7 +63,7 @@ class Scratch {
 };
 
 // Element (row, lane) goes to (lane, row), one bit of the two numbers after another.
-template <int BIT, size_t... LANE> INLINE void swap_bit(Lanes (&square)[LANES], std::index_sequence<LANE...>) {
+template <int BIT, size_t... LANE> static INLINE void swap_bit(Lanes (&square)[LANES], std::index_sequence<LANE...>) {
     UNROLL for (int row = 0; row < LANES; row++) {
         if (row & BIT) continue;
         const Lanes a = square[row], b = square[row | BIT];
@@ -71,7 +71,7 @@ template <int BIT, size_t... LANE> INLINE void swap_bit(Lanes (&square)[LANES], 
         square[row | BIT] = __builtin_shufflevector(a, b, (LANE & BIT ? LANES + LANE : LANE + BIT)...);
     }
 }
-INLINE void transpose(Lanes (&square)[LANES]) {
+static INLINE void transpose(Lanes (&square)[LANES]) {
     constexpr auto lanes = std::make_index_sequence<LANES>();
     if constexpr (LANES > 8) swap_bit<8>(square, lanes);
     if constexpr (LANES > 4) swap_bit<4>(square, lanes);
@@ -79,14 +79,14 @@ INLINE void transpose(Lanes (&square)[LANES]) {
 }
 
 // Lane l of the result: the sum of all lanes of vectors[l].
-template <int BIT, size_t... LANE> INLINE void fold(Lanes (&vectors)[LANES], std::index_sequence<LANE...>) {
+template <int BIT, size_t... LANE> static INLINE void fold(Lanes (&vectors)[LANES], std::index_sequence<LANE...>) {
     UNROLL for (int row = 0; row < BIT; row++) {
         const Lanes a = vectors[row], b = vectors[row + BIT];
         vectors[row] = __builtin_shufflevector(a, b, (LANE & BIT ? LANES + LANE - BIT : LANE)...) +
                        __builtin_shufflevector(a, b, (LANE & BIT ? LANES + LANE : LANE + BIT)...);
     }
 }
-INLINE Lanes sums_of(const Lanes *from) {
+static INLINE Lanes sums_of(const Lanes *from) {
     constexpr auto lanes = std::make_index_sequence<LANES>();
     Lanes vectors[LANES];
     UNROLL for (int row = 0; row < LANES; row++) vectors[row] = from[row];

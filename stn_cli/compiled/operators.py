@@ -11,12 +11,12 @@ from stn_cli.compiled.compiler import kernels
 
 _library = torch.library.Library("stn", "DEF")
 _library.define(
-    "stage(Tensor images, Tensor weight, Tensor bias, int pool, Tensor(a!) output, Tensor(b!)? lanes,"
+    "stage(Tensor images, Tensor weight, Tensor bias, int pool, bool paired, Tensor(a!) output, Tensor(b!)? lanes,"
     " Tensor(c!)? winners) -> ()"
 )
 _library.define(
-    "stage_backward(Tensor gradient, Tensor weight, Tensor lanes, Tensor winners, int pool, int height, int width,"
-    " Tensor(a!)? of_images, Tensor(b!) of_weight, Tensor(c!) of_bias) -> ()"
+    "stage_backward(Tensor gradient, Tensor weight, Tensor lanes, Tensor winners, int pool, bool paired, int height,"
+    " int width, Tensor(a!)? of_images, Tensor(b!) of_weight, Tensor(c!) of_bias) -> ()"
 )
 
 
@@ -25,18 +25,25 @@ def lanes() -> int:
     return int(kernels().stn_lanes())
 
 
+def pairs() -> bool:
+    """Return whether the kernels can multiply in bf16, two numbers at a time."""
+    return hasattr(kernels(), "stn_stage_double")
+
+
 def _stage(
     images: Float[Tensor, "n channels height width"],
     weight: Float[Tensor, "filters channels side side"],
     bias: Float[Tensor, "filters"],
     pool: int,
+    paired: bool,
     output: Float[Tensor, "n filters rows columns"],
     lanes: Float[Tensor, "numbers"] | None,
     winners: UInt8[Tensor, "windows"] | None,
 ) -> None:
     sizes = _sizes((*images.shape, len(weight), weight.shape[3], pool, *output.shape[2:]))
     parts = (images, weight, bias, output, lanes, winners)
-    kernels().stn_stage(sizes, *map(_address, parts), ctypes.c_int64(torch.get_num_threads()))
+    kernel = kernels().stn_stage_double if paired else kernels().stn_stage_single
+    kernel(sizes, *map(_address, parts), ctypes.c_int64(torch.get_num_threads()))
 
 
 def _stage_backward(
@@ -45,6 +52,7 @@ def _stage_backward(
     lanes: Float[Tensor, "numbers"],
     winners: UInt8[Tensor, "windows"],
     pool: int,
+    paired: bool,
     height: int,
     width: int,
     of_images: Float[Tensor, "n channels height width"] | None,
@@ -54,7 +62,8 @@ def _stage_backward(
     filters, channels, side, _ = weight.shape
     sizes = _sizes((len(gradient), channels, height, width, filters, side, pool, *gradient.shape[2:]))
     parts = (gradient, weight, lanes, winners, of_images, of_weight, of_bias)
-    kernels().stn_stage_backward(sizes, *map(_address, parts), ctypes.c_int64(torch.get_num_threads()))
+    kernel = kernels().stn_stage_backward_double if paired else kernels().stn_stage_backward_single
+    kernel(sizes, *map(_address, parts), ctypes.c_int64(torch.get_num_threads()))
 
 
 @lru_cache(256)

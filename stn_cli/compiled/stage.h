@@ -1,12 +1,48 @@
-// What forward and backward pass of a stage share: its sizes, packed weights, sums of products.
+// What forward and backward pass of a stage share: its sizes, what is multiplied, packed weights, sums of products.
 //
 // Filters are small and many, so products are made for several filters and several places of the maps at a time: each
 // number that is fetched serves several multiplications.
 
 #pragma once
 #include "lanes.h"
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 constexpr int NOBODY = 255;  // the winner of a window where ReLU is closed
+
+// What is multiplied with weights, in every lane: a number, or two of them in bf16, whose products are both added up.
+typedef Numbers Factors;
+
+struct Single {
+    static constexpr int TOGETHER = 1;
+    typedef float Weight;
+    static INLINE Weight weight(float first, float) { return first; }
+    static INLINE Factors half(Lanes numbers, int) { return (Factors)numbers; }
+    static INLINE void add(Lanes &sum, Weight weight, Factors by) { sum += weight * (Lanes)by; }
+    static INLINE void add(Lanes &sum, Factors one, Factors by) { sum += (Lanes)one * (Lanes)by; }
+};
+
+#if defined(__AVX512BF16__)
+struct Double {
+    static constexpr int TOGETHER = 2;
+    typedef int32_t Weight;
+    static INLINE Factors half(Lanes numbers, int second) {
+        typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+        const Factors bits = __builtin_convertvector((Halves)_mm512_cvtneps_pbh((__m512)numbers), Factors);
+        return second ? bits << 16 : bits;
+    }
+    static INLINE Weight weight(float first, float second) {
+        return (half(Lanes{} + first, 0) | half(Lanes{} + second, 1))[0];
+    }
+    static INLINE void add(Lanes &sum, Factors one, Factors by) {
+        sum = (Lanes)_mm512_dpbf16_ps((__m512)sum, (__m512bh)by, (__m512bh)one);
+    }
+    static INLINE void add(Lanes &sum, Weight weight, Factors by) { add(sum, Factors{} + weight, by); }
+};
+static INLINE Factors firsts(Factors a, Factors b) { return (a & 0xffff) | (b << 16); }
+static INLINE Factors seconds(Factors a, Factors b) { return (a >> 16 & 0xffff) | (b & ~0xffff); }
+#endif
 
 struct Stage {
     int64_t n, channels, height, width, filters, side, pool, rows, columns;  // rows, columns: of the output
@@ -22,12 +58,23 @@ struct Stage {
     int64_t out() const { return filters * windows(); }
 };
 
+// How the images' numbers are put together as factors: two channels, or where that would leave more of them without
+// another, as with one channel, a number and the one below it.
+struct Arrangement {
+    bool below;
+    int64_t maps, tap_rows, step;  // step: rows from those of one row of taps to those of the next
+    Arrangement(const Stage &s, int together)
+        : below(together == 2 && s.channels % 2 && s.channels < s.side + s.side % 2),
+          maps(below ? s.channels : pieces(s.channels, together)), tap_rows(below ? pieces(s.side, 2) : s.side),
+          step(below ? 2 : 1) {}
+};
+
 static thread_local Scratch own, packed_weights;
 
-// Groups as equal as they can be, of MOST at most.
-INLINE int64_t group_size(int64_t count, int64_t largest) { return pieces(count, pieces(count, largest)); }
+// Groups as equal as they can be, of `largest` at most.
+static INLINE int64_t group_size(int64_t count, int64_t largest) { return pieces(count, pieces(count, largest)); }
 
-// Calls work.template operator()<SIZE>(first) for all groups; their sizes are known when it is compiled.
+// Calls work(size, first) for all groups of MOST at most; the type of `size` knows it when it is compiled.
 template <int MOST, class Work> void in_groups(int64_t count, Work work) {
     const int64_t size = group_size(count, MOST);
     for (int64_t first = 0; first < count; first += size) switch (least(size, count - first)) {
@@ -37,30 +84,37 @@ template <int MOST, class Work> void in_groups(int64_t count, Work work) {
         }
 }
 
-// weights[outer][inner][tap] with any strides -> [group][inner][tap][outer of the group]
-static void pack(const float *weights, int64_t outer, int64_t inner, int64_t taps, int64_t outer_stride, int64_t inner_stride,
-          int64_t size, float *to) {
-    for (int64_t first = 0; first < outer; first += size)
-        for (int64_t k = 0; k < inner; k++)
-            for (int64_t tap = 0; tap < taps; tap++)
-                for (int64_t f = first; f < least(first + size, outer); f++)
-                    *to++ = weights[f * outer_stride + k * inner_stride + tap];
+// The weights of `outer` filters or channels in groups of `size`: [group][map][i][j][outer of the group].
+template <class Weight, class Value>
+void pack(int64_t outer, int64_t maps, int64_t tap_rows, int64_t side, int64_t size, int64_t threads, Weight *packed,
+          Value value) {
+#pragma omp parallel for num_threads(threads)
+    for (int64_t first = 0; first < outer; first += size) {
+        Weight *to = packed + first * maps * tap_rows * side;
+        for (int64_t map = 0; map < maps; map++)
+            for (int64_t i = 0; i < tap_rows; i++)
+                for (int64_t j = 0; j < side; j++)
+                    for (int64_t o = first; o < least(first + size, outer); o++) *to++ = value(o, map, i, j);
+    }
 }
 
-// sums[f][p] += weights[map][i][j][f] * maps[map][places[p] + SIGN * (i, j)] for all maps and the taps of a rectangle
-template <int SIGN, int COUNT, int AT_ONCE>
-INLINE void convolve(Lanes (&sums)[COUNT][AT_ONCE], const Lanes *const (&places)[AT_ONCE], const float *weights,
-                     int64_t maps, int64_t plane, int64_t row, int64_t side, int64_t i0, int64_t i1, int64_t j0,
-                     int64_t j1) {
+struct Taps {
+    int64_t rows, side, i0, i1, j0, j1;  // a rectangle of so many
+};
+
+// sums[o][p] += weights[map][i][j][o] * maps[map][places[p] + SIGN * (i, j)] for all maps and taps
+template <class P, int SIGN, int COUNT, int AT_ONCE>
+static INLINE void convolve(Lanes (&sums)[COUNT][AT_ONCE], const Factors *const (&places)[AT_ONCE],
+                     const typename P::Weight *weights, int64_t maps, int64_t plane, int64_t row, const Taps &taps) {
     for (int64_t map = 0; map < maps; map++)
-        for (int64_t i = i0; i < i1; i++) {
-            const float *w = weights + ((map * side + i) * side + j0) * COUNT;
-            int64_t at = map * plane + SIGN * (i * row + j0);
-            for (int64_t j = j0; j < j1; j++, w += COUNT, at += SIGN) {
-                Lanes seen[AT_ONCE];
+        for (int64_t i = taps.i0; i < taps.i1; i++) {
+            const typename P::Weight *w = weights + ((map * taps.rows + i) * taps.side + taps.j0) * COUNT;
+            int64_t at = map * plane + SIGN * (i * row + taps.j0);
+            for (int64_t j = taps.j0; j < taps.j1; j++, w += COUNT, at += SIGN) {
+                Factors seen[AT_ONCE];
                 UNROLL for (int p = 0; p < AT_ONCE; p++) seen[p] = places[p][at];
-                UNROLL for (int f = 0; f < COUNT; f++)
-                    UNROLL for (int p = 0; p < AT_ONCE; p++) sums[f][p] += w[f] * seen[p];
+                UNROLL for (int o = 0; o < COUNT; o++)
+                    UNROLL for (int p = 0; p < AT_ONCE; p++) P::add(sums[o][p], w[o], seen[p]);
             }
         }
 }

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from stn_cli.compiled.operators import lanes
+from stn_cli.compiled.operators import lanes, pairs
 
 MOST_POOL = 15  # places of a window are counted in a byte
 
@@ -19,9 +19,11 @@ def compiled_stage(
     *,
     pool: int = 1,
     ceil_mode: bool = False,
+    precision: torch.dtype = torch.float32,
 ) -> Float[Tensor, "n filters rows columns"]:
     """Return ReLU(max-pooling(convolution)) in float32, stride 1 and no padding; differentiable once.
 
+    Where `precision` is bf16 and the processor multiplies so, factors are rounded to it; sums are float32 throughout.
     Where several values of a window are the largest, the first gets the gradient, as in PyTorch. The same bits with
     any number of threads.
 
@@ -34,23 +36,26 @@ def compiled_stage(
     if min(rows, columns) < 1 or pool > MOST_POOL:
         raise ValueError(f"no window of {pool}×{pool} fits images of {tuple(images.shape[2:])} and {weight.shape[3]}")
     images, weight, bias = (part.float().contiguous() for part in (images, weight, bias))
+    paired = precision == torch.bfloat16 and pairs()
     if torch.is_grad_enabled() and any(part.requires_grad for part in (images, weight, bias)):
-        return cast("Tensor", _CompiledStage.apply(images, weight, bias, pool, rows, columns))
+        return cast("Tensor", _CompiledStage.apply(images, weight, bias, pool, paired, rows, columns))
     output = images.new_empty(len(images), len(weight), rows, columns)
-    torch.ops.stn.stage(images, weight, bias, pool, output, None, None)
+    torch.ops.stn.stage(images, weight, bias, pool, paired, output, None, None)
     return output
 
 
 class _CompiledStage(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, pool: int, rows: int, columns: int) -> Tensor:
+    def forward(
+        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, pool: int, paired: bool, rows: int, columns: int
+    ) -> Tensor:
         output = images.new_empty(len(images), len(weight), rows, columns)
         padded = -(-len(images) // lanes()) * lanes()
         in_lanes = images.new_empty(padded * images.shape[1:].numel())
         winners = images.new_empty(padded * output.shape[1:].numel(), dtype=torch.uint8)
-        torch.ops.stn.stage(images, weight, bias, pool, output, in_lanes, winners)
+        torch.ops.stn.stage(images, weight, bias, pool, paired, output, in_lanes, winners)
         ctx.save_for_backward(weight, in_lanes, winners)
-        ctx.pool, ctx.shape = pool, images.shape
+        ctx.pool, ctx.paired, ctx.shape = pool, paired, images.shape
         return output
 
     @staticmethod
@@ -63,6 +68,6 @@ class _CompiledStage(torch.autograd.Function):
         of_weight, of_bias = torch.empty_like(weight), weight.new_empty(len(weight))
         given = gradients[0].contiguous()
         torch.ops.stn.stage_backward(
-            given, weight, in_lanes, winners, ctx.pool, *ctx.shape[2:], of_images, of_weight, of_bias
+            given, weight, in_lanes, winners, ctx.pool, ctx.paired, *ctx.shape[2:], of_images, of_weight, of_bias
         )
-        return of_images, of_weight, of_bias, None, None, None
+        return of_images, of_weight, of_bias, None, None, None, None

@@ -32,13 +32,13 @@ class ConvolutionStage(nn.Conv2d):
         self._workspaces = Workspaces()
 
     def forward(self, input: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n filters h w"]:
-        """Return the stage's output, in the precision of the surrounding autocast."""
+        """Return the stage's output, in the precision of the surrounding autocast, or wider."""
         device, weight, bias = input.device.type, self.weight, self.bias
         assert bias is not None
         # autocast knows conv2d, but neither our own product nor the late bias
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         if self.convolutions == "compiled":
-            return compiled_stage(input, weight, bias, pool=self.pool, ceil_mode=self.ceil_mode).to(precision)
+            return compiled_stage(input, weight, bias, pool=self.pool, ceil_mode=self.ceil_mode, precision=precision)
         if self.convolutions == "banded":
             return banded_stage(
                 input,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, max_pool2d, relu
 
 from stn_cli.compiled.compiler import why_not
-from stn_cli.compiled.operators import lanes
+from stn_cli.compiled.operators import lanes, pairs
 from stn_cli.models.compiled_convolution import compiled_stage
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"no compiled kernels: {why_not()}")
@@ -37,6 +37,8 @@ SHAPES = [
     (2, 1, 64, 9, 42, 42),
     (70, 12, 3, 3, 3, 5),
 ]
+BF16 = torch.bfloat16
+needs_pairs = pytest.mark.skipif(why_not() is not None or not pairs(), reason="no kernels for bf16 here")
 POOLINGS = [(pool, ceil_mode) for pool in (1, 2, 3) for ceil_mode in (False, True)]
 
 
@@ -79,6 +81,65 @@ def test_it_is_convolution_bias_relu_and_pooling_with_their_gradients(
         assert torch.equal(compiled_stage(*parts, pool=pool, ceil_mode=ceil_mode), ours)
 
 
+def whole(shape: tuple[int, ...], seed: int) -> Tensor:
+    """Whole numbers, so small that bf16 has them and float32 their sums: what is right then is right to the bit."""
+    return torch.randint(-4, 5, shape, generator=torch.Generator().manual_seed(seed)).float()
+
+
+@pytest.mark.parametrize("precision", [torch.float32, BF16])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("pool", "ceil_mode"), POOLINGS)
+def test_nothing_is_lost_or_counted_twice(
+    shape: tuple[int, ...], pool: int, ceil_mode: bool, precision: torch.dtype
+) -> None:
+    """Ties are many here; where they are, the first wins, in every way to go through a window."""
+    n, channels, filters, side, height, width = shape
+    if not ceil_mode and min(height, width) - side + 1 < pool:
+        return
+    parts = (whole((n, channels, height, width), 0), whole((filters, channels, side, side), 1), whole((filters,), 2))
+    for part in parts:
+        part.requires_grad_()
+    ours = compiled_stage(*parts, pool=pool, ceil_mode=ceil_mode, precision=precision)
+    theirs = by_library(*parts, pool=pool, ceil_mode=ceil_mode)
+    assert torch.equal(ours.double(), theirs)
+    form = whole(ours.shape, 3)
+    found, right = torch.autograd.grad(ours, parts, form), torch.autograd.grad(theirs, parts, form.double())
+    assert all(map(torch.equal, found, right))
+
+
+@needs_pairs
+@pytest.mark.parametrize("shape", [(40, 1, 10, 5, 28, 28), (16, 10, 20, 5, 12, 12), (33, 32, 16, 7, 10, 10)])
+@pytest.mark.parametrize("pool", [1, 2])
+def test_bf16_errs_as_the_library_does(shape: tuple[int, ...], pool: int) -> None:
+    """Against float64, operands rounded before, and no window's largest value another one by rounding."""
+    images, weight, bias = (part.detach().bfloat16() for part in operands(shape))
+    bias = bias if pool > 1 else torch.full_like(bias, 256.0)
+    exact, theirs, ours = (
+        tuple(part.to(dtype).clone().requires_grad_() for part in (images, weight, bias))
+        for dtype in (torch.float64, BF16, torch.float32)
+    )
+    found: list[tuple[Tensor, ...]] = []
+    for output, parts in (
+        (by_library(*exact, pool=pool), exact),
+        (relu(max_pool2d(conv2d(*theirs[:2]), pool) + theirs[2][:, None, None]), theirs),
+        (compiled_stage(*ours, pool=pool, precision=BF16), ours),
+    ):
+        found.append((output, *gradients(output, parts)))
+    for right, library, compiled in zip(*found, strict=True):
+        assert (compiled - right).norm() <= 1.01 * (library - right).norm()
+
+
+@needs_pairs
+def test_bf16_rounds_factors_and_nothing_else() -> None:
+    shape = (20, 5, 6, 3, 9, 9)
+    parts, rounded = operands(shape), [part.detach().bfloat16().float() for part in operands(shape)]
+    found = compiled_stage(*parts, pool=2, precision=BF16)
+    assert found.dtype == torch.float32
+    right = compiled_stage(*rounded[:2], parts[2], pool=2)
+    torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-5)
+    assert not torch.equal(found, compiled_stage(*parts, pool=2))
+
+
 def test_images_may_lie_in_any_way_and_have_any_precision() -> None:
     images, weight, bias = operands((17, 3, 5, 3, 9, 8))
     expected = compiled_stage(images, weight, bias, pool=2)
@@ -106,26 +167,18 @@ def test_no_image_and_few_images(n: int) -> None:
         torch.testing.assert_close(found, right.float(), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("levels", [1, 2])
-@pytest.mark.parametrize(("pool", "ceil_mode"), POOLINGS)
-def test_of_several_largest_values_the_first_gets_the_gradient(levels: int, pool: int, ceil_mode: bool) -> None:
-    """Over a constant image every window is a tie; with two levels, in every way that there is."""
-    images = torch.randint(0, levels, (20, 1, 12, 12), generator=torch.Generator().manual_seed(0)).float() + 1
-    parts = (images.requires_grad_(), torch.ones(2, 1, 1, 1), torch.zeros(2))
-    theirs, ours = (stage(*parts, pool=pool, ceil_mode=ceil_mode) for stage in (by_library, compiled_stage))
-    torch.testing.assert_close(gradients(ours, (images,)), gradients(theirs, (images,)))
-
-
+@pytest.mark.parametrize("precision", [torch.float32, BF16])
 @pytest.mark.parametrize("pool", [1, 2, 3])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_not_finite_is_not_hidden(pool: int, value: float) -> None:
+def test_what_is_not_finite_is_not_hidden(pool: int, value: float, precision: torch.dtype) -> None:
     """It stays where the library has it, in output and gradients, and in its own image alone."""
     images, weight, bias = operands((4, 2, 3, 3, 9, 9))
+    tolerance = 1e-4 if precision == torch.float32 else 0.02
     with torch.no_grad():
         images[2, 1, 4, 4] = value
-    ours = compiled_stage(images, weight, bias, pool=pool)
+    ours = compiled_stage(images, weight, bias, pool=pool, precision=precision)
     theirs = by_library(images, weight, bias, pool=pool)
-    torch.testing.assert_close(ours.double(), theirs, equal_nan=True, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours.double(), theirs, equal_nan=True, atol=tolerance, rtol=tolerance)
     (of_weight,) = gradients(ours, (weight,))
     assert not of_weight.isfinite().all()
     spoilt = torch.zeros_like(ours)
@@ -133,7 +186,8 @@ def test_what_is_not_finite_is_not_hidden(pool: int, value: float) -> None:
     with torch.no_grad():
         bias.fill_(100)  # so that ReLU is open
         images[2, 1, 4, 4] = 0
-    found = torch.autograd.grad(compiled_stage(images, weight, bias, pool=pool), (images, weight, bias), spoilt)
+    output = compiled_stage(images, weight, bias, pool=pool, precision=precision)
+    found = torch.autograd.grad(output, (images, weight, bias), spoilt)
     assert [part.isnan().any().item() for part in found] == [True] * 3
     assert not found[0][[0, 2, 3]].isnan().any()
 

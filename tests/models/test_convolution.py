@@ -4,6 +4,7 @@ from torch import nn
 from torch.nn.functional import conv2d, max_pool2d, relu
 
 from stn_cli.compiled.compiler import why_not
+from stn_cli.compiled.operators import pairs
 from stn_cli.errors import UsageError
 from stn_cli.models.convolution import ConvolutionStage, choose_convolutions, stages_of
 
@@ -36,7 +37,7 @@ def test_it_is_convolution_with_bias_then_relu_then_pooling_in_whatever_order(
         torch.testing.assert_close(found, right, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("way", ["library", "banded", COMPILED])
+@pytest.mark.parametrize("way", ["library", "banded"])
 def test_autocast_decides_the_precision(way: str) -> None:
     ours = stage(pool=2)
     choose_convolutions(ours, way)
@@ -46,6 +47,17 @@ def test_autocast_decides_the_precision(way: str) -> None:
     assert found.dtype == torch.bfloat16
     assert ours(images).dtype == torch.float32
     assert (found - ours(images)).abs().max() < 0.05
+
+
+@pytest.mark.skipif(why_not() is not None or not pairs(), reason="no compiled kernels for bf16")
+def test_autocast_decides_the_precision_of_compiled_products_alone() -> None:
+    ours = stage(pool=2)
+    choose_convolutions(ours, "compiled")
+    images = torch.rand(4, 2, 10, 10)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ours(images)
+    assert found.dtype == torch.float32
+    assert 0 < (found - ours(images)).abs().max() < 0.05
 
 
 def test_ways_are_chosen_for_all_stages_or_for_each() -> None:
