@@ -54,7 +54,8 @@ def bench(
 ) -> None:
     """Measure how fast models train here: the very steps of `stn train`, on the embedded digits.
 
-    The % of peak are of the fastest product of square matrices in the same precision, with as many threads.
+    The % of peak are of the most operations a second that a product of square matrices, or on a CPU a loop in its
+    registers, reaches in the same precision with as many threads.
 
     \b
     Examples:

@@ -3,9 +3,11 @@
 // stn_stage: images [n][channels][height][width] -> output [n][filters][rows][columns]; for the gradients, unless null,
 // the images as factors and the winner of each window.
 // stn_stage_backward: the gradients of weight and bias from that of the output, and that of the images unless null.
+// stn_peak: the operations done by so many rounds of multiply-adds in registers; result: a number for each thread.
 // sizes: those of Stage. All arrays lie one number after the other; blocks and winners begin at lines of the caches.
 
 #pragma once
+#include "peak.h"
 #include "stage_backward.h"
 #include "stage_forward.h"
 
@@ -21,4 +23,7 @@
                                               float *of_weight, float *of_bias, int64_t threads) {                    \
         const Stage s = *(const Stage *)sizes;                                                                        \
         backward<FACTORS>(s, gradient, weight, blocks, winners, of_images, of_weight, of_bias, threads);              \
+    }                                                                                                                 \
+    extern "C" int64_t stn_peak_##NAME(int64_t rounds, int64_t threads, float *result) {                              \
+        return peak<FACTORS>(rounds, threads, result);                                                                \
     }

@@ -30,6 +30,14 @@ def pairs() -> bool:
     return hasattr(kernels(), "stn_stage_double")
 
 
+def multiply_adds(rounds: int, *, paired: bool) -> int:
+    """Multiply and add in registers, float32 or bf16, with as many threads as PyTorch; return how many operations."""
+    kernel = kernels().stn_peak_double if paired else kernels().stn_peak_single
+    kernel.restype = ctypes.c_int64
+    sums = torch.empty(torch.get_num_threads())
+    return int(kernel(ctypes.c_int64(rounds), ctypes.c_int64(len(sums)), _address(sums)))
+
+
 def _stage(
     images: Float[Tensor, "n channels height width"],
     weight: Float[Tensor, "filters channels side side"],

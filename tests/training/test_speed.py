@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from stn_cli.compiled.compiler import why_not
+from stn_cli.compiled.operators import lanes, multiply_adds, pairs
 from stn_cli.config import RunConfig
 from stn_cli.datasets.build import build_source
 from stn_cli.models.build import build_model
@@ -163,6 +164,7 @@ def test_the_peak_is_the_best_of_the_products(clock: Clock, monkeypatch: pytest.
         clock.now += seconds[len(left)]
         return multiply(left, right, **options)
 
+    monkeypatch.setattr(speed, "why_not", lambda: "of this")
     monkeypatch.setattr(speed, "SIDES", (8, 16, 32))
     monkeypatch.setattr(torch, "mm", timed)
     assert measure_peak(CPU, "bf16") == pytest.approx(2 * 16**3 / 0.1)
@@ -170,3 +172,32 @@ def test_the_peak_is_the_best_of_the_products(clock: Clock, monkeypatch: pytest.
     sides.clear()
     assert measure_peak(CPU, "float32") == pytest.approx(2 * 8**3 / 0.1)
     assert set(sides) == {8}  # the larger one would take minutes on a machine this slow
+
+
+def test_the_peak_is_that_of_the_registers_where_it_is_higher(clock: Clock, monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[int, bool]] = []
+
+    def in_registers(rounds: int, *, paired: bool) -> int:
+        asked.append((rounds, paired))
+        clock.now += 0.1
+        return 10**9
+
+    def timed(left: torch.Tensor, right: torch.Tensor, *, out: torch.Tensor) -> None:
+        clock.now += 0.1
+
+    monkeypatch.setattr(speed, "why_not", lambda: None)
+    monkeypatch.setattr(speed, "pairs", lambda: False)
+    monkeypatch.setattr(speed, "multiply_adds", in_registers)
+    monkeypatch.setattr(speed, "SIDES", (8,))
+    monkeypatch.setattr(torch, "mm", timed)
+    assert measure_peak(CPU, "float32") == pytest.approx(1e10)
+    assert set(asked) == {(speed.ROUNDS, False)}
+    assert measure_peak(CPU, "bf16") == pytest.approx(2 * 8**3 / 0.1)  # of which these kernels know nothing
+
+
+@pytest.mark.skipif(why_not() is not None, reason="no compiled kernels")
+def test_operations_in_registers_are_as_many_as_asked_for():
+    for paired in (False, True) if pairs() else (False,):
+        one, many = (multiply_adds(rounds, paired=paired) for rounds in (1, 10))
+        assert many == 10 * one
+        assert one % (2 * lanes() * torch.get_num_threads() * (1 + paired)) == 0
