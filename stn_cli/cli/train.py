@@ -115,7 +115,7 @@ def train_run(
         return
     # Before torch is imported, which takes two seconds: a typo is answered at once.
     config = load_config(*split_arguments(arguments or [], said)) if resume is None else None
-    if config is not None and config.runtime.device in ("auto", "cpu") and not may_have_gpu():
+    if config is not None and config.runtime.convolutions in ("auto", "compiled") and not may_have_gpu():
         begin()  # beside the import of torch
     from stn_cli.training.loop import train
     from stn_cli.training.runtime import keep_freed_memory

@@ -80,17 +80,20 @@ def _load(path: Path) -> ctypes.CDLL:
 def _kept() -> Path:
     """Return the compiled library for this source, compiler and processor."""
     compiler = _compiler()
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stn"
-    path = folder / f"kernels-{_fingerprint(compiler)}.so"
-    if path.exists():
-        return path
+    fix = "Make it writable, or name another by XDG_CACHE_HOME."
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stn"
+    except RuntimeError as error:  # an account without one
+        raise ResourceError(f"there is no home to keep compiled kernels in ({error})", fix) from error
+    path = folder / f"kernels-{_fingerprint(compiler)}.so"
+    try:
+        if path.exists():
+            return path
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock", timeout=MOST_SECONDS):
             if not path.exists():  # who held the lock may have made it
                 _compile(compiler, path)
     except (OSError, Timeout) as error:
-        fix = "Make it writable, or name another by XDG_CACHE_HOME."
         raise ResourceError(f"compiled kernels cannot be kept in {folder} ({error})", fix) from error
     return path
 
@@ -102,20 +105,26 @@ def _compile(compiler: list[str], path: Path) -> None:
         with ThreadPoolExecutor(len(objects)) as pool:  # a process each
             list(pool.map(lambda one: _run([*compiler, *FLAGS, "-c", str(one[0]), "-o", str(one[1])]), objects.items()))
         _run([*compiler, *FLAGS, "-shared", *map(str, objects.values()), "-o", str(made)])
+        with made.open("rb") as file:
+            os.fsync(file)  # a name without its content, after a crash, would end whoever loads it, by SIGBUS
         made.replace(path)
 
 
 def _run(command: list[str]) -> None:
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=MOST_SECONDS)
+        subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=MOST_SECONDS)
     except (subprocess.SubprocessError, OSError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        words = getattr(error, "stderr", None) or str(error)  # bytes, whatever was asked for, when time ran out
+        said = (words.decode(errors="replace") if isinstance(words, bytes) else words).strip().splitlines()
         line = next((one for one in said if "error" in one), said[0] if said else "no reason given")
         raise ResourceError(f"{command[0]} cannot compile the kernels ({line})", FIX) from error
 
 
 def _compiler() -> list[str]:
-    named = shlex.split(os.environ.get("CXX", ""))
+    try:
+        named = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise ResourceError(f"CXX names no compiler ({error})", FIX) from error
     for candidate in [named] if named else [["c++"], ["g++"], ["clang++"]]:
         found = shutil.which(candidate[0])
         if found is not None and sys.platform != "win32":

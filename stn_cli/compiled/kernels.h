@@ -15,13 +15,15 @@
     extern "C" void stn_stage_##NAME(const int64_t *sizes, const float *images, const float *weight,                  \
                                      const float *bias, float *output, Factors *blocks, Bytes *winners,               \
                                      int64_t threads) {                                                               \
-        const Stage s = *(const Stage *)sizes;                                                                        \
+        Stage s;                                                                                                      \
+        memcpy(&s, sizes, sizeof s);                                                                                  \
         Pass<FACTORS>{s, {s, FACTORS::TOGETHER}}(images, weight, bias, output, blocks, winners, threads);             \
     }                                                                                                                 \
     extern "C" void stn_stage_backward_##NAME(const int64_t *sizes, const float *gradient, const float *weight,       \
                                               const Factors *blocks, const Bytes *winners, float *of_images,          \
                                               float *of_weight, float *of_bias, int64_t threads) {                    \
-        const Stage s = *(const Stage *)sizes;                                                                        \
+        Stage s;                                                                                                      \
+        memcpy(&s, sizes, sizeof s);                                                                                  \
         backward<FACTORS>(s, gradient, weight, blocks, winners, of_images, of_weight, of_bias, threads);              \
     }                                                                                                                 \
     extern "C" int64_t stn_peak_##NAME(int64_t rounds, int64_t threads, float *result) {                              \

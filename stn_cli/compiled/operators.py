@@ -67,6 +67,8 @@ def _stage_backward(
     of_weight: Float[Tensor, "filters channels side side"],
     of_bias: Float[Tensor, "filters"],
 ) -> None:
+    # hooks on saved tensors may lay them elsewhere
+    lanes, winners = (part if part.data_ptr() % 64 == 0 else part.clone() for part in (lanes, winners))
     filters, channels, side, _ = weight.shape
     sizes = _sizes((len(gradient), channels, height, width, filters, side, pool, *gradient.shape[2:]))
     parts = (gradient, weight, lanes, winners, of_images, of_weight, of_bias)

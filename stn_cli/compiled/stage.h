@@ -12,7 +12,8 @@
 constexpr int NOBODY = 255;  // the winner of a window where ReLU is closed
 
 // What is multiplied with weights, in every lane: a number, or two of them in bf16, whose products are both added up.
-typedef Numbers Factors;
+// Seen through these, memory may have been written as floats.
+typedef int32_t Factors __attribute__((vector_size(4 * LANES), may_alias));
 
 struct Single {
     static constexpr int TOGETHER = 1;
@@ -100,6 +101,8 @@ void pack(int64_t outer, int64_t maps, int64_t tap_rows, int64_t side, int64_t s
 
 struct Taps {
     int64_t rows, side, i0, i1, j0, j1;  // a rectangle of so many
+    int64_t single = -1;                 // the row of taps that has nothing to do with the second numbers: not even
+                                         // times 0, which would be no number where they are none
 };
 
 // sums[o][p] += weights[map][i][j][o] * maps[map][places[p] + SIGN * (i, j)] for all maps and taps
@@ -110,9 +113,11 @@ static INLINE void convolve(Lanes (&sums)[COUNT][AT_ONCE], const Factors *const 
         for (int64_t i = taps.i0; i < taps.i1; i++) {
             const typename P::Weight *w = weights + ((map * taps.rows + i) * taps.side + taps.j0) * COUNT;
             int64_t at = map * plane + SIGN * (i * row + taps.j0);
+            const Factors mask = Factors{} + (i == taps.single ? 0xffff : -1);
             for (int64_t j = taps.j0; j < taps.j1; j++, w += COUNT, at += SIGN) {
                 Factors seen[AT_ONCE];
-                UNROLL for (int p = 0; p < AT_ONCE; p++) seen[p] = places[p][at];
+                UNROLL for (int p = 0; p < AT_ONCE; p++)
+                    seen[p] = P::TOGETHER == 2 && SIGN == 1 ? places[p][at] & mask : places[p][at];
                 UNROLL for (int o = 0; o < COUNT; o++)
                     UNROLL for (int p = 0; p < AT_ONCE; p++) P::add(sums[o][p], w[o], seen[p]);
             }

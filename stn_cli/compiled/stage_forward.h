@@ -26,7 +26,8 @@ template <class P> struct Pass {
     template <int COUNT>
     INLINE void convolve_at(const Factors *const (&places)[PLACES], const typename P::Weight *weights,
                             Lanes (&sums)[COUNT][PLACES]) const {
-        const Taps all = {maps.tap_rows, s.side, 0, maps.tap_rows, 0, s.side};
+        const Taps all = {maps.tap_rows, s.side, 0, maps.tap_rows, 0, s.side,
+                          maps.below && s.side % 2 ? maps.tap_rows - 1 : -1};
         convolve<P, 1>(sums, places, weights, maps.maps, s.plane(), maps.step * s.width, all);
     }
 
@@ -42,17 +43,20 @@ template <class P> struct Pass {
             UNROLL for (int f = 0; f < COUNT; f++) best[f] = Lanes{} - __builtin_inff();
             for (int first = 0; first < s.pool * s.pool; first += PLACES) {
                 const Factors *places[PLACES];
+                int numbers[PLACES];  // what is not a number wins each time it is seen, so it needs its own number
                 for (int p = 0; p < PLACES; p++) {
                     const int64_t number = least(first + p, s.pool * s.pool - 1);
-                    places[p] = block + least(y + number / s.pool, s.high() - 1) * s.width +
-                                least(x + number % s.pool, s.wide() - 1);
+                    const int64_t i = least(number / s.pool, s.high() - 1 - y);
+                    const int64_t j = least(number % s.pool, s.wide() - 1 - x);
+                    places[p] = block + (y + i) * s.width + x + j;
+                    numbers[p] = i * s.pool + j;
                 }
                 Lanes sums[COUNT][PLACES] = {};
                 convolve_at(places, weights, sums);
                 UNROLL for (int f = 0; f < COUNT; f++) UNROLL for (int p = 0; p < PLACES; p++) {
                     const Numbers wins = (sums[f][p] > best[f]) | (sums[f][p] != sums[f][p]);
                     best[f] = wins ? sums[f][p] : best[f];
-                    winner[f] = wins ? Numbers{} + (first + p) : winner[f];
+                    winner[f] = wins ? Numbers{} + numbers[p] : winner[f];
                 }
             }
             UNROLL for (int f = 0; f < COUNT; f++) {

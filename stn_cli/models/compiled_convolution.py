@@ -28,16 +28,19 @@ def compiled_stage(
     any number of threads.
 
     Raises:
-        ValueError: the filters, or without `ceil_mode` the windows, do not fit into the images.
+        ValueError: filters, biases, images or windows do not fit together.
         ResourceError: there are no compiled kernels here.
     """
+    filters, channels, side, _ = weight.shape
+    if (channels, side, filters) != (images.shape[1], weight.shape[3], len(bias)) or not filters * channels:
+        raise ValueError(f"filters of {tuple(weight.shape)} and {len(bias)} biases do not fit {tuple(images.shape)}")
     part = pool - 1 if ceil_mode else 0
     rows, columns = ((length - weight.shape[3] + 1 + part) // pool for length in images.shape[2:])
     if min(rows, columns) < 1 or pool > MOST_POOL:
         raise ValueError(f"no window of {pool}×{pool} fits images of {tuple(images.shape[2:])} and {weight.shape[3]}")
     images, weight, bias = (part.float().contiguous() for part in (images, weight, bias))
     paired = precision == torch.bfloat16 and pairs()
-    if torch.is_grad_enabled() and any(part.requires_grad for part in (images, weight, bias)):
+    if torch.is_grad_enabled():  # also where nothing needs a gradient: what cannot be differentiated is refused there
         return cast("Tensor", _CompiledStage.apply(images, weight, bias, pool, paired, rows, columns))
     output = images.new_empty(len(images), len(weight), rows, columns)
     torch.ops.stn.stage(images, weight, bias, pool, paired, output, None, None)

@@ -79,6 +79,28 @@ def test_what_the_compiler_complains_of_is_said(cache: Path, tmp_path: Path, mon
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
 
 
+def test_whatever_is_wrong_with_it_is_one_line(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def why() -> str | None:
+        building._found.clear()
+        return building.why_not()
+
+    monkeypatch.setattr(building, "MOST_SECONDS", 0.2)
+    monkeypatch.setenv("CXX", compiler(tmp_path, "echo warning >&2", "exec sleep 60"))
+    assert "cannot compile the kernels (warning)" in str(why())
+    monkeypatch.setenv("CXX", compiler(tmp_path, "printf 'error: \\351\\n' >&2", "exit 1"))
+    assert "cannot compile the kernels (error: \ufffd)" in str(why())
+    monkeypatch.setenv("CXX", "c++ 'x")
+    assert "CXX names no compiler (No closing quotation)" in str(why())
+    monkeypatch.delenv("CXX")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", staticmethod(homeless))
+    assert "there is no home to keep compiled kernels in" in str(why())
+
+
+def homeless() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
 def test_a_library_of_another_kind_is_refused(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", compiler(tmp_path, 'for last; do :; done; echo text > "$last"'))
     with pytest.raises(ResourceError, match="cannot be loaded"):

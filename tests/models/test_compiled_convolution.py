@@ -1,3 +1,4 @@
+import inspect
 import os
 import platform
 import subprocess
@@ -190,6 +191,57 @@ def test_what_is_not_finite_is_not_hidden(pool: int, value: float, precision: to
     found = torch.autograd.grad(output, (images, weight, bias), spoilt)
     assert [part.isnan().any().item() for part in found] == [True] * 3
     assert not found[0][[0, 2, 3]].isnan().any()
+
+
+@pytest.mark.parametrize("precision", [torch.float32, BF16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("pool", "ceil_mode"), POOLINGS)
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_it_is_hidden_nowhere_and_goes_nowhere_else(
+    side: int, pool: int, ceil_mode: bool, value: float, precision: torch.dtype
+) -> None:
+    """Wherever it is in an image of one channel, whose rows bf16 multiplies two at a time."""
+    height, width = 5, 6
+    images = whole((height * width, 1, height, width), 0)
+    images.flatten(1).fill_diagonal_(value)
+    parts = (images.requires_grad_(), whole((3, 1, side, side), 1).clamp(1).requires_grad_(), torch.zeros(3))
+    if not ceil_mode and height - side + 1 < pool:
+        return
+    ours = compiled_stage(*parts, pool=pool, ceil_mode=ceil_mode, precision=precision)
+    theirs = by_library(*parts, pool=pool, ceil_mode=ceil_mode)
+    torch.testing.assert_close(ours.double(), theirs, equal_nan=True, atol=0, rtol=0)
+    form = whole(ours.shape, 2)
+    found, right = (torch.autograd.grad(output, parts[0], form.to(output.dtype))[0] for output in (ours, theirs))
+    assert torch.equal(found, right)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    """Not only by the shapes in the signature, which nobody checks outside of tests."""
+    images, weight, bias = operands((2, 3, 4, 3, 8, 8))
+    for wrong in (
+        (images[:, :2], weight, bias),
+        (images, weight[:, :, :2], bias),
+        (images, weight, bias[:1]),
+        (images, weight[:0], bias[:0]),
+        (images[:, :0], weight[:, :0], bias),
+    ):
+        with pytest.raises(ValueError, match="do not fit"):
+            inspect.unwrap(compiled_stage)(*wrong)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")  # what PyTorch's forward mode imports
+def test_forward_mode_and_saved_tensors_that_lie_elsewhere() -> None:
+    parts = operands((5, 3, 4, 3, 8, 8))
+    with pytest.raises(RuntimeError, match="jvp"):
+        torch.func.jvp(lambda weight: compiled_stage(parts[0].detach(), weight, parts[2].detach()), *[(parts[1],)] * 2)
+
+    def elsewhere(saved: Tensor) -> Tensor:
+        return torch.cat([saved.flatten()[:1], saved.flatten()])[1:].view(saved.shape)
+
+    expected = gradients(compiled_stage(*parts, pool=2), parts)
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, elsewhere):
+        found = gradients(compiled_stage(*parts, pool=2), parts)
+    assert all(map(torch.equal, found, expected))
 
 
 @pytest.mark.parametrize("needed", [(True, False, False), (False, True, True), (False, True, False)])
