@@ -14,10 +14,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from filelock import FileLock, Timeout
 
@@ -99,25 +97,47 @@ def _kept() -> Path:
 
 
 def _compile(compiler: list[str], path: Path) -> None:
-    with TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        objects = {source: Path(folder) / f"{source.stem}.o" for source in sorted(SOURCES.glob("*.cpp"))}
-        with ThreadPoolExecutor(len(objects)) as pool:  # a process each
-            list(pool.map(lambda one: _run([*compiler, *FLAGS, "-c", str(one[0]), "-o", str(one[1])]), objects.items()))
-        _run([*compiler, *FLAGS, "-shared", *map(str, objects.values()), "-o", str(made)])
+    """Make the library, while the lock is held. Who is killed meanwhile leaves a folder that the next one clears."""
+    folder, own = path.with_suffix(".making"), os.getpid()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        objects = {source: folder / f"{source.stem}-{own}.o" for source in sorted(SOURCES.glob("*.cpp"))}
+        command, made = [*compiler, *FLAGS], folder / f"{own}.so"
+        _run([[*command, "-c", str(source), "-o", str(made_of_it)] for source, made_of_it in objects.items()])
+        _run([[*command, "-shared", *map(str, objects.values()), "-o", str(made)]])
         with made.open("rb") as file:
             os.fsync(file)  # a name without its content, after a crash, would end whoever loads it, by SIGBUS
         made.replace(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(command: list[str]) -> None:
+def _run(commands: list[list[str]]) -> None:
+    """Run commands, whose last word is what they make, at the same time. At the end none of them runs any more."""
+    running: list[tuple[Path, subprocess.Popen[bytes]]] = []
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=MOST_SECONDS)
-    except (subprocess.SubprocessError, OSError) as error:
-        words = getattr(error, "stderr", None) or str(error)  # bytes, whatever was asked for, when time ran out
-        said = (words.decode(errors="replace") if isinstance(words, bytes) else words).strip().splitlines()
-        line = next((one for one in said if "error" in one), said[0] if said else "no reason given")
-        raise ResourceError(f"{command[0]} cannot compile the kernels ({line})", FIX) from error
+        for command in commands:
+            said = Path(f"{command[-1]}.said")
+            with said.open("wb") as file:  # no pipe: the compiler's own children would hold it open
+                running.append((said, subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)))
+        for said, process in running:
+            if process.wait(MOST_SECONDS):
+                lines = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                lines = lines or [f"it ended with {process.returncode}"]
+                raise _refused(commands, next((line for line in lines if "error" in line), lines[0]))
+    except subprocess.TimeoutExpired as error:
+        raise _refused(commands, f"not within {error.timeout:g} seconds") from error
+    except OSError as error:
+        raise _refused(commands, str(error)) from error
+    finally:
+        for _, process in running:
+            process.kill()
+            process.wait()
+
+
+def _refused(commands: list[list[str]], why: str) -> ResourceError:
+    return ResourceError(f"{commands[0][0]} cannot compile the kernels ({why})", FIX)
 
 
 def _compiler() -> list[str]:

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -85,8 +86,8 @@ def test_whatever_is_wrong_with_it_is_one_line(cache: Path, tmp_path: Path, monk
         return building.why_not()
 
     monkeypatch.setattr(building, "MOST_SECONDS", 0.2)
-    monkeypatch.setenv("CXX", compiler(tmp_path, "echo warning >&2", "exec sleep 60"))
-    assert "cannot compile the kernels (warning)" in str(why())
+    monkeypatch.setenv("CXX", compiler(tmp_path, "sleep 60"))
+    assert "cannot compile the kernels (not within 0.2 seconds)" in str(why())
     monkeypatch.setenv("CXX", compiler(tmp_path, "printf 'error: \\351\\n' >&2", "exit 1"))
     assert "cannot compile the kernels (error: \ufffd)" in str(why())
     monkeypatch.setenv("CXX", "c++ 'x")
@@ -95,6 +96,31 @@ def test_whatever_is_wrong_with_it_is_one_line(cache: Path, tmp_path: Path, monk
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", staticmethod(homeless))
     assert "there is no home to keep compiled kernels in" in str(why())
+
+
+def test_what_one_that_was_killed_has_left_is_cleared(cache: Path) -> None:
+    building.kernels()
+    (made,) = cache.glob("*.so")
+    left = made.with_suffix(".making")
+    left.mkdir()
+    (left / "single-1.o").write_text("half")
+    made.unlink()
+    building._found.clear()
+    building.kernels()
+    assert [path.suffix for path in sorted(cache.iterdir())] == [".so", ".lock"]
+
+
+def test_nobody_waits_at_the_end_for_what_has_begun(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", compiler(tmp_path, f"echo $$ >> '{tmp_path}/processes'", "exec sleep 600"))
+    script = "from stn_cli.compiled.compiler import begin; import os, time; begin()\n"
+    script += f"while not os.path.exists('{tmp_path}/processes'): time.sleep(0.01)"
+    try:
+        assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0
+    finally:
+        for process in (tmp_path / "processes").read_text().split():
+            os.kill(int(process), signal.SIGKILL)
 
 
 def homeless() -> Path:
