@@ -194,7 +194,8 @@ void backward(const Stage &s, const float *gradient, const float *weight, const 
     const int64_t row = s.wide() + BEFORE + BEHIND, size = s.filters * s.high() * row;
     const int64_t all = s.weights() + s.filters;
     // in blocks, or twos of them
-    const int64_t some = most(1, least(pieces(WORTH_A_SUM, s.high() * s.wide()), s.blocks()) / (4 * TOGETHER));
+    const int64_t worth = pieces(WORTH_A_SUM, s.high() * s.wide() * TOGETHER);
+    const int64_t some = most(1, least(worth, s.blocks() / (4 * TOGETHER)));
     const int64_t tasks = pieces(s.blocks(), some * TOGETHER);
     auto *packed = packed_weights.take<typename P::Weight>(s.channels * pieces(s.filters, TOGETHER) * s.taps());
     float *parts = partial_sums.take<float>(tasks * all);

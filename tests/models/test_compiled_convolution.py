@@ -15,7 +15,10 @@ from stn_cli.compiled.compiler import why_not
 from stn_cli.compiled.operators import lanes, pairs
 from stn_cli.models.compiled_convolution import compiled_stage
 
-pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"no compiled kernels: {why_not()}")
+OTHER_LANES = "STN_TEST_LANES"  # how many a process of its own is to have; there nothing is skipped
+pytestmark = pytest.mark.skipif(
+    why_not() is not None and OTHER_LANES not in os.environ, reason=f"no compiled kernels: {why_not()}"
+)
 
 # Images, channels, filters, side, height, width: full lanes and odd ones, every way to group filters, channels and
 # taps, maps smaller than what is computed at a time, and as large that they are taken in pieces.
@@ -37,6 +40,7 @@ SHAPES = [
     (1, 5, 9, 13, 15, 14),
     (2, 1, 64, 9, 42, 42),
     (70, 12, 3, 3, 3, 5),
+    (270, 2, 3, 3, 5, 4),
 ]
 BF16 = torch.bfloat16
 needs_pairs = pytest.mark.skipif(why_not() is not None or not pairs(), reason="no kernels for bf16 here")
@@ -80,6 +84,16 @@ def test_it_is_convolution_bias_relu_and_pooling_with_their_gradients(
         assert (found - right).norm() <= 1e-5 * right.norm() + 1e-6
     with torch.no_grad():
         assert torch.equal(compiled_stage(*parts, pool=pool, ceil_mode=ceil_mode), ours)
+
+
+@pytest.mark.parametrize("pool", [4, 15])
+def test_large_windows(pool: int) -> None:
+    parts = operands((3, 1, 2, 2, 17, 21))
+    ours, theirs = (stage(*parts, pool=pool, ceil_mode=True) for stage in (compiled_stage, by_library))
+    for found, right in zip(gradients(ours, parts), gradients(theirs, parts), strict=True):
+        assert (found - right).norm() <= 1e-5 * right.norm()
+    with pytest.raises(ValueError, match="no window of 16×16"):
+        compiled_stage(*parts, pool=16, ceil_mode=True)
 
 
 def whole(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -285,10 +299,10 @@ def test_it_can_be_differentiated_again_but_not_twice() -> None:
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="flags of x86 processors")
-@pytest.mark.skipif("STN_TEST_LANES" in os.environ, reason="this is that other process")
+@pytest.mark.skipif(OTHER_LANES in os.environ, reason="this is that other process")
 @pytest.mark.parametrize(("flags", "count"), [("-mno-avx512f", 8), ("-mno-avx", 4)])
 def test_all_of_this_holds_for_narrower_vectors(flags: str, count: int) -> None:
-    environment = os.environ | {"CXX": f"c++ {flags}", "STN_TEST_LANES": str(count)}
+    environment = os.environ | {"CXX": f"c++ {flags}", OTHER_LANES: str(count)}
     environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST")}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__))]
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=300)
@@ -296,5 +310,5 @@ def test_all_of_this_holds_for_narrower_vectors(flags: str, count: int) -> None:
 
 
 def test_lanes_are_as_many_as_asked_for() -> None:
-    assert lanes() == int(os.environ.get("STN_TEST_LANES", lanes()))
+    assert lanes() == int(os.environ.get(OTHER_LANES, lanes()))
     assert lanes() in (4, 8, 16)
