@@ -1,5 +1,6 @@
 """stn train: configuration → run."""
 
+import os
 import time
 from contextlib import suppress
 from shlex import quote
@@ -115,7 +116,7 @@ def train_run(
         return
     # Before torch is imported, which takes two seconds: a typo is answered at once.
     config = load_config(*split_arguments(arguments or [], said)) if resume is None else None
-    if config is not None and config.runtime.convolutions in ("auto", "compiled") and not may_have_gpu():
+    if config is not None and _may_compile(config) and not may_have_gpu():
         begin()  # beside the import of torch
     from stn_cli.training.loop import train
     from stn_cli.training.runtime import keep_freed_memory
@@ -212,6 +213,13 @@ def split_arguments(arguments: list[str], said: list[str]) -> tuple[str | None, 
         return names[0], overrides
     other_data = any(o.startswith("data.dataset=") and o.lower() != "data.dataset=digits" for o in overrides)
     return (None if other_data else DEFAULT), overrides
+
+
+def _may_compile(config: Any) -> bool:
+    """Return whether a run will look for compiled kernels: FCNs have no convolutions, several processes no trial."""
+    ways, fully_connected = config.runtime.convolutions, config.model.name == "fcn"
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    return not fully_connected and ("compiled" in ways or (ways == "auto" and alone))
 
 
 def _resume(

@@ -40,7 +40,7 @@ def kernels() -> ctypes.CDLL:
     with _lock:
         if not _found:
             try:
-                _found.append(_load(_kept()))
+                _found.append(_loaded())
             except ResourceError as error:
                 _found.append(error)
     found = _found[0]
@@ -50,11 +50,11 @@ def kernels() -> ctypes.CDLL:
 
 
 def why_not() -> str | None:
-    """Return why there are no kernels here, in words that follow "since"; None where there are."""
+    """Return why there are no kernels here and how to mend it, in words that follow "since"; None where there are."""
     try:
         kernels()
     except ResourceError as error:
-        return error.what
+        return f"{error.what}: {error.fix[0].lower()}{error.fix[1:].rstrip('.')}"
     return None
 
 
@@ -68,9 +68,14 @@ def begin() -> None:
     threading.Thread(target=work, daemon=True, name="compiler").start()
 
 
-def _load(path: Path) -> ctypes.CDLL:
+def _loaded() -> ctypes.CDLL:
+    path = _kept()
     try:
         return ctypes.CDLL(str(path))
+    except OSError:  # damaged, perhaps
+        path.unlink(missing_ok=True)
+    try:
+        return ctypes.CDLL(str(_kept()))
     except OSError as error:
         raise ResourceError(f"compiled kernels cannot be loaded ({error})", FIX) from error
 
@@ -100,7 +105,7 @@ def _compile(compiler: list[str], path: Path) -> None:
     """Make the library, while the lock is held. Who is killed meanwhile leaves a folder that the next one clears."""
     folder, own = path.with_suffix(".making"), os.getpid()
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     try:
         objects = {source: folder / f"{source.stem}-{own}.o" for source in sorted(SOURCES.glob("*.cpp"))}
         command, made = [*compiler, *FLAGS], folder / f"{own}.so"
@@ -125,7 +130,8 @@ def _run(commands: list[list[str]]) -> None:
             if process.wait(MOST_SECONDS):
                 lines = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()
                 lines = lines or [f"it ended with {process.returncode}"]
-                raise _refused(commands, next((line for line in lines if "error" in line), lines[0]))
+                telling = (line for line in lines if "error:" in line and " exit " not in line)
+                raise _refused(commands, next(telling, lines[0]))
     except subprocess.TimeoutExpired as error:
         raise _refused(commands, f"not within {error.timeout:g} seconds") from error
     except OSError as error:

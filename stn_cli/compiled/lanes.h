@@ -62,13 +62,19 @@ class Scratch {
     }
 };
 
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE __builtin_shufflevector
+#else
+#define SHUFFLE(A, B, ...) __builtin_shuffle(A, B, Numbers{__VA_ARGS__})
+#endif
+
 // Element (row, lane) goes to (lane, row), one bit of the two numbers after another.
 template <int BIT, size_t... LANE> static INLINE void swap_bit(Lanes (&square)[LANES], std::index_sequence<LANE...>) {
     UNROLL for (int row = 0; row < LANES; row++) {
         if (row & BIT) continue;
         const Lanes a = square[row], b = square[row | BIT];
-        square[row] = __builtin_shufflevector(a, b, (LANE & BIT ? LANES + LANE - BIT : LANE)...);
-        square[row | BIT] = __builtin_shufflevector(a, b, (LANE & BIT ? LANES + LANE : LANE + BIT)...);
+        square[row] = SHUFFLE(a, b, (LANE & BIT ? LANES + LANE - BIT : LANE)...);
+        square[row | BIT] = SHUFFLE(a, b, (LANE & BIT ? LANES + LANE : LANE + BIT)...);
     }
 }
 static INLINE void transpose(Lanes (&square)[LANES]) {
@@ -82,8 +88,8 @@ static INLINE void transpose(Lanes (&square)[LANES]) {
 template <int BIT, size_t... LANE> static INLINE void fold(Lanes (&vectors)[LANES], std::index_sequence<LANE...>) {
     UNROLL for (int row = 0; row < BIT; row++) {
         const Lanes a = vectors[row], b = vectors[row + BIT];
-        vectors[row] = __builtin_shufflevector(a, b, (LANE & BIT ? LANES + LANE - BIT : LANE)...) +
-                       __builtin_shufflevector(a, b, (LANE & BIT ? LANES + LANE : LANE + BIT)...);
+        vectors[row] = SHUFFLE(a, b, (LANE & BIT ? LANES + LANE - BIT : LANE)...) +
+                       SHUFFLE(a, b, (LANE & BIT ? LANES + LANE : LANE + BIT)...);
     }
 }
 static INLINE Lanes sums_of(const Lanes *from) {

@@ -19,7 +19,7 @@ from stn_cli.training.follow import follow, refuse_difference
 from stn_cli.training.interruption import Interruption
 from stn_cli.training.logger import RunLogger
 from stn_cli.training.run_folder import RunFolder, create_run, write_environment
-from stn_cli.training.runtime import choose_runtime
+from stn_cli.training.runtime import Runtime, choose_runtime
 from stn_cli.training.showing import settings_of
 from stn_cli.training.trial import try_out
 
@@ -61,8 +61,7 @@ def train(
     if ranks.size == 1:  # several would have to agree on what each measures
         runtime = try_out(config.runtime, runtime, network, data.stream.batch(0))
         network = runtime.place(network)
-    chosen = {"precision": runtime.precision, "convolutions": runtime.convolutions}
-    config = config.model_copy(update={"runtime": config.runtime.model_copy(update=chosen)})
+    config = _as_chosen(config, runtime, resumed=resume is not None)
     if resume is None:
         run, config = create_run(config, overwrite=overwrite)
     else:
@@ -102,6 +101,17 @@ def train(
             return
         write_json(run.summary, summary)
         yield Finished(summary)
+
+
+def _as_chosen(config: RunConfig, runtime: Runtime, *, resumed: bool) -> RunConfig:
+    """Return the settings of a run with what was chosen at its start.
+
+    A run that goes on keeps its ways to convolve, also where this machine lacks one: the next may have it again.
+    """
+    kept = resumed and config.runtime.convolutions != "auto"
+    ways = config.runtime.convolutions if kept else runtime.convolutions
+    chosen = config.runtime.model_copy(update={"precision": runtime.precision, "convolutions": ways})
+    return config.model_copy(update={"runtime": chosen})
 
 
 def _take_up(training: Training, run: RunFolder, config: RunConfig, checkpoint: Checkpoint) -> None:

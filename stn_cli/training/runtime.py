@@ -5,6 +5,7 @@ import logging
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 
@@ -79,9 +80,17 @@ def _choose_ways(name: str, device: torch.device) -> tuple[str, str]:
     if missing is None:
         return name, ""
     # A run trained where there are kernels is looked at, or goes on, where there are none: equal within rounding.
-    why = f"convolutions of the library for compiled ones, since {missing}"
-    logging.getLogger("stn").warning("%s", why)
-    return name.replace("compiled", "library"), f"; {why}"
+    instead = "banded" if device.type == "cpu" else "library"
+    why = f"{instead} convolutions for compiled ones, since {missing}"
+    if device.type == "cpu":
+        _warn_once(why)
+    return name.replace("compiled", instead), f"; {why}"
+
+
+@cache
+def _warn_once(what: str) -> None:
+    """Warn of it, however many runs this process opens."""
+    logging.getLogger("stn").warning("warning: %s", what)
 
 
 def _choose_precision(name: str, device: torch.device) -> tuple[str, str]:

@@ -39,7 +39,7 @@ def try_out(settings: RuntimeConfig, runtime: Runtime, network: Network, batch: 
     if settings.precision == "auto" and has_fast_bf16(runtime.device):
         precisions = ["bf16", "float32"]
     ways: tuple[Convolutions, ...] = ("library", "banded", "compiled")
-    missing = why_not() if settings.convolutions == "auto" else None
+    missing = why_not() if settings.convolutions == "auto" and stages_of(network) else None
     if missing is not None:
         ways = ways[:2]
     small = Batch(batch.images[:IMAGES], batch.targets[:IMAGES])

@@ -301,8 +301,8 @@ def test_it_can_be_differentiated_again_but_not_twice() -> None:
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="flags of x86 processors")
 @pytest.mark.skipif(OTHER_LANES in os.environ, reason="this is that other process")
 @pytest.mark.parametrize(("flags", "count"), [("-mno-avx512f", 8), ("-mno-avx", 4)])
-def test_all_of_this_holds_for_narrower_vectors(flags: str, count: int) -> None:
-    environment = os.environ | {"CXX": f"c++ {flags}", OTHER_LANES: str(count)}
+def test_all_of_this_holds_for_narrower_vectors(flags: str, count: int, tmp_path: Path) -> None:
+    environment = os.environ | {"CXX": f"c++ {flags}", OTHER_LANES: str(count), "XDG_CACHE_HOME": str(tmp_path)}
     environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST")}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__))]
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=300)

@@ -5,8 +5,9 @@ import signal
 import pytest
 import torch
 
+from stn_cli.compiled.compiler import why_not
 from stn_cli.errors import CheckpointError
-from stn_cli.training import course
+from stn_cli.training import course, runtime
 from stn_cli.training.checkpoint import read_newest
 from stn_cli.training.events import Event, Finished, Interrupted, Started, Trained, Validated
 from stn_cli.training.logger import read_metrics
@@ -21,6 +22,10 @@ COMBINATIONS = {
     "st-cnn affine R": ["model.name=st-cnn", "distortion.kind=R", "train.recipe=paper", "data.validation=0"],
     "st-cnn projective RTS": ["model.name=st-cnn", "model.transform=projective", "distortion.kind=RTS"],
     "st-cnn similarity R bf16": ["model.name=st-cnn", "model.transform=similarity", "runtime.precision=bf16"],
+    "st-cnn affine R compiled, bf16": [
+        *("model.name=st-cnn", "distortion.kind=R"),
+        *("runtime.convolutions=compiled", "runtime.precision=bf16"),
+    ],
     "fcn with several, addition": [
         "model.parameters=150000",
         "distortion.kind=addition",
@@ -182,3 +187,15 @@ def test_a_damaged_newest_checkpoint_costs_one_save(runs) -> None:
     assert str(newest) in passed[0]
     list(train(config, resume=(run, checkpoint)))
     assert runs.result(run) == whole
+
+
+@pytest.mark.skipif(why_not() is not None, reason="no compiled kernels")
+def test_a_machine_without_kernels_goes_on_and_leaves_the_settings(runs, stop_after, monkeypatch) -> None:
+    stop_after(3)
+    stream = runs.train("model.name=cnn", "runtime.convolutions=compiled")
+    run = runs.begun(stream)
+    list(stream)
+    before = run.read_config().runtime.convolutions
+    monkeypatch.setattr(runtime, "why_not", lambda: "of this")
+    assert isinstance(runs.go_on(run)[-1], Finished)
+    assert before == run.read_config().runtime.convolutions == "compiled"

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stn_cli.compiled.compiler import why_not
 from stn_cli.errors import ResourceError
 from stn_cli.training import recorded
 from stn_cli.training.arena import ALIGNMENT, share_memory
@@ -14,6 +15,7 @@ from stn_cli.training.captured import CapturedSteps
 from stn_cli.training.events import Finished, Started
 from stn_cli.training.recorded import record_operations
 
+needs_kernels = pytest.mark.skipif(why_not() is not None, reason=f"no compiled kernels: {why_not()}")
 COMBINATIONS = {
     "cnn by the library": ["model.name=cnn", "distortion.kind=none"],
     "st-cnn by the library, bf16": ["model.name=st-cnn", "runtime.precision=bf16"],
@@ -77,7 +79,13 @@ def soiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("soiled")
-@pytest.mark.parametrize("settings", COMBINATIONS.values(), ids=COMBINATIONS)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(settings, id=name, marks=needs_kernels if "compiled" in name else ())
+        for name, settings in COMBINATIONS.items()
+    ],
+)
 def test_replayed_steps_are_the_steps_one_by_one(runs: Any, settings: list[str]) -> None:
     """Weights, the optimiser's state, counts, and every reading."""
     expected = runs.result(runs.finished(*SETTINGS, *settings, "runtime.steps=eager", "name=eager"))

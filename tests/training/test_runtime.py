@@ -50,22 +50,24 @@ def test_what_is_asked_for_is_taken(machine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "missing", "ways", "why"),
+    ("device", "missing", "ways", "why", "warnings"),
     [
-        ("cpu", None, "compiled,banded", ""),
-        ("cpu", "of this", "library,banded", "; convolutions of the library for compiled ones, since of this"),
-        ("cuda", None, "library,banded", "; convolutions of the library for compiled ones, since cuda has none"),
+        ("cpu", None, "compiled,library", "", 0),
+        ("cpu", "of this", "banded,library", "; banded convolutions for compiled ones, since of this", 1),
+        ("cuda", None, "library,library", "; library convolutions for compiled ones, since cuda has none", 0),
     ],
 )
-def test_where_there_are_no_compiled_kernels_the_library_convolves_and_it_is_said(
-    machine, device: str, missing: str | None, ways: str, why: str, monkeypatch, caplog
+def test_where_there_are_no_compiled_kernels_others_convolve_and_it_is_said_once(
+    machine, device: str, missing: str | None, ways: str, why: str, warnings: int, monkeypatch, caplog
 ) -> None:
     machine("cuda")
     monkeypatch.setattr(runtime, "why_not", lambda: missing)
-    chosen = choose_runtime(RuntimeConfig(device=device, convolutions="compiled,banded"))
-    assert chosen.convolutions == ways
-    assert why in chosen.reason
-    assert caplog.text.count("since") == (1 if why else 0)
+    runtime._warn_once.cache_clear()
+    for _ in range(2):
+        chosen = choose_runtime(RuntimeConfig(device=device, convolutions="compiled,library"))
+        assert chosen.convolutions == ways
+        assert why in chosen.reason
+    assert caplog.text.count("since") == warnings
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
