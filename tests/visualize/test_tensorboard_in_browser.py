@@ -59,7 +59,9 @@ def address(errors: dict[str, float]) -> Iterator[str]:
         yield json.loads(served.stdout.readline())["address"]
         served.send_signal(signal.SIGINT)
         _, err = served.communicate(timeout=60)
-    assert (served.returncode, err) == (0, "")
+    # Where another program takes the port at the same moment, TensorBoard says so, and the next one is taken.
+    said = [line for line in err.splitlines() if not line.startswith(("Address already in use", "Port "))]
+    assert (served.returncode, said) == (0, [])
 
 
 @pytest.fixture
