@@ -37,7 +37,7 @@ def compiled_stage(
     part = pool - 1 if ceil_mode else 0
     rows, columns = ((length - side + 1 + part) // pool for length in images.shape[2:])
     if min(rows, columns) < 1 or pool > MOST_POOL:
-        raise ValueError(f"no window of {pool}×{pool} fits images of {tuple(images.shape[2:])} and filters of {side}×{side}")
+        raise ValueError(f"no window of {pool}×{pool} fits images of {tuple(images.shape[2:])}, filters of side {side}")
     images, weight, bias = (part.float().contiguous() for part in (images, weight, bias))
     paired = precision == torch.bfloat16 and pairs()
     if torch.is_grad_enabled():  # also where nothing needs a gradient: what cannot be differentiated is refused there
